@@ -1,0 +1,24 @@
+//! Takes a Debian server to its next release, or puts it back: proven either way.
+//!
+//! The story of one run, in the order in which it happens:
+//! a *plan* is written to the journal; *preflight* looks for inhibitors and takes the *baseline*; the *backup* is made and
+//! really restored; a *snapshot* of the root is sealed; the *fallback* is armed, so that from here on any boot lands on the
+//! old system; the *gate* opens on all of these proofs at once and the release upgrade runs, once; the machine reboots into a
+//! *trial*; *health* is judged against the baseline; the run is *committed*, or the snapshot takes its place again and a
+//! second proof after the reboot says so.
+//!
+//! | module | what it is | may use |
+//! |---|---|---|
+//! | [`machine`] | pure: the states, the records, the one table of order and the one table of what comes next | `evidence` |
+//! | [`evidence`] | pure: facts in, proof or refusal out; the gate | nothing |
+//! | [`journal`] | records on disk: digest chain, torn tail, lock | `machine`, `system` |
+//! | [`driver`] | replay, next step, perform, record, again | `machine`, `evidence` |
+//! | [`phases`] | doing: one file per phase | everything below |
+//! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
+//! | [`system`] | the only code that touches the machine underneath | nothing |
+//! | [`sim`] | a machine in memory that can lose power | `driver` |
+//! | [`cli`] | what was typed, what is shown | everything |
+
+pub mod cli;
+pub mod error;
+pub mod system;

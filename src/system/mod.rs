@@ -1,0 +1,8 @@
+//! The only code that touches the machine underneath: programs, durable files, mounts, locks, boots.
+
+pub mod durable;
+pub mod exec;
+pub mod identity;
+pub mod lock;
+pub mod mounts;
+pub mod show;
