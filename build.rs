@@ -19,7 +19,9 @@ fn main() {
         .chain(system.into_iter().map(PathBuf::from))
         .map(|dir| dir.join("libbtrfsutil.a"))
         .find(|archive| archive.exists())
-        .expect("libbtrfsutil.a is needed: apt-get install libbtrfsutil-dev (or set SAFE_UPGRADE_STATIC_LIBDIR)");
+        .expect(
+            "libbtrfsutil.a is needed: apt-get install libbtrfsutil-dev (or set SAFE_UPGRADE_STATIC_LIBDIR)",
+        );
     fs::create_dir_all(&out).expect("OUT_DIR is writable");
     fs::copy(&found, out.join("libbtrfsutil.a")).expect("the archive can be copied to OUT_DIR");
     println!("cargo:rustc-link-search=native={}", out.display());

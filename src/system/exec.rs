@@ -206,8 +206,10 @@ impl Exec {
     /// The command line as a person would read it.
     #[must_use]
     pub fn display(&self) -> String {
-        let words: Vec<OsString> =
-            std::iter::once(self.program.as_os_str()).chain(self.command.get_args()).map(OsStr::to_owned).collect();
+        let words: Vec<OsString> = std::iter::once(self.program.as_os_str())
+            .chain(self.command.get_args())
+            .map(OsStr::to_owned)
+            .collect();
         words.join(OsStr::new(" ")).to_string_lossy().into_owned()
     }
 }
@@ -295,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_limit_ends_the_whole_group() {
-        let error = Exec::new("sleep").unwrap().arg("600").limit(Duration::from_millis(50)).output().unwrap_err();
+        let error =
+            Exec::new("sleep").unwrap().arg("600").limit(Duration::from_millis(50)).output().unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { .. }), "{error}");
     }
 

@@ -6,3 +6,4 @@ pub mod identity;
 pub mod lock;
 pub mod mounts;
 pub mod show;
+pub mod span;
