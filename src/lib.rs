@@ -20,5 +20,10 @@
 //! | [`cli`] | what was typed, what is shown | everything |
 
 pub mod cli;
+pub mod driver;
 pub mod error;
+pub mod evidence;
+pub mod journal;
+pub mod machine;
+pub mod sim;
 pub mod system;

@@ -243,7 +243,7 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> std::io::Result<Optio
 pub fn kill_group(child: &mut Child) {
     if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
         // ESRCH: the group ended in the meantime, which is what was wanted.
-        drop(kill_process_group(pid, Signal::KILL));
+        let _ = kill_process_group(pid, Signal::KILL);
     }
     drop(child.wait());
 }

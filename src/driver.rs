@@ -1,0 +1,296 @@
+//! The loop: replay, ask for the next step, do it, record it, again.
+//!
+//! There is no second path for recovery: after a crash or a reboot the same loop starts from the same journal. Only evidence
+//! that was earned in this very process counts; what the journal says about an earlier process is a claim.
+
+use std::convert::Infallible;
+
+use crate::evidence::{
+    BackupEvidence, BackupProof, Boot, BootFacts, BootId, CommitRule, FallbackEvidence, FallbackFacts, Gate,
+    HealthEvidence, HealthFacts, JournalEvidence, JournalFacts, Plan, PreflightEvidence, PreflightFacts,
+    Refusal, RestoreReport, RestoredEvidence, RolledBackEvidence, SampleFacts, SnapshotEvidence,
+    SnapshotFacts, SnapshotSet, SwitchEvidence, TrialEvidence, UpgradeEvidence, UpgradeFacts, VolumeId,
+    gate::Proofs,
+};
+use crate::machine::{CommittedBy, Entry, Passage, ROLLBACK_TRIES, State, Step, Undo, Why};
+
+/// "Could not find out" or "could not do it": never a yes, and never a no.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Trouble(String);
+
+impl Trouble {
+    /// From a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// From an error, with its whole chain of causes.
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(crate::error::chain(error))
+    }
+}
+
+type Result<T> = std::result::Result<T, Trouble>;
+type Judged<T> = Result<std::result::Result<T, Refusal>>;
+
+/// The single seam to the world: everything that a run asks of a machine and of its journal.
+///
+/// `R` repeatable, `P` probes first whether it already happened, `O` once.
+#[expect(
+    missing_docs,
+    reason = "one line each, in the order of the story; the step of the same name says more"
+)]
+pub trait Host {
+    // The journal.
+    fn replay(&mut self) -> Result<State>;
+    fn append(&mut self, entry: Entry) -> Result<()>;
+
+    // Looking, R.
+    fn boot(&mut self) -> Result<BootFacts>;
+    fn preflight(&mut self, plan: &Plan) -> Result<PreflightFacts>;
+    fn journal_location(&mut self, plan: &Plan) -> Result<JournalFacts>;
+    fn sample_backup(&mut self, plan: &Plan, claim: &BackupProof) -> Result<SampleFacts>;
+    fn inspect_snapshots(&mut self, plan: &Plan) -> Result<SnapshotFacts>;
+    fn inspect_fallback(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<FallbackFacts>;
+    fn check_health(&mut self, plan: &Plan) -> Result<HealthFacts>;
+
+    // Preparing.
+    fn back_up(&mut self, plan: &Plan) -> Result<RestoreReport>; // R
+    fn rehearse(&mut self, plan: &Plan) -> Result<Passage>; // R
+    fn drain(&mut self, plan: &Plan) -> Result<Passage>; // R
+    fn take_snapshots(&mut self, plan: &Plan) -> Result<SnapshotFacts>; // P
+    fn arm(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<FallbackFacts>; // P
+
+    // Taking the preparations back.
+    fn take_back(&mut self, plan: &Plan, what: Undo) -> Result<()>; // P
+
+    // Changing.
+    fn upgrade(&mut self, plan: &Plan, gate: Gate) -> Result<UpgradeFacts>; // O
+    fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts>; // P
+    fn reboot(&mut self, plan: &Plan) -> Result<Infallible>; // R
+    /// What must be true before a run counts as committed: the new release boots by default, traffic comes back. P.
+    fn settle_committed(&mut self, plan: &Plan) -> Result<()>;
+
+    // Restoring.
+    fn restore(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<BootFacts>; // P
+    /// What ends a proven rollback: traffic comes back, and health is looked at; it is reported, it does not decide. P.
+    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts;
+}
+
+/// Why the loop stopped.
+#[derive(Debug)]
+pub enum Stop {
+    /// The run has ended, or there is none.
+    Final(State),
+    /// A healthy trial waits for an operator's word.
+    AwaitsCommit(State),
+}
+
+/// Drives a run until it ends, the machine reboots, or nothing more can be written down.
+///
+/// # Errors
+/// When the journal or the boot cannot be read, when a record cannot be appended, or when the machine does not reboot. The
+/// journal then says where the run stands, and calling this again goes on from there.
+pub fn run(host: &mut dyn Host) -> Result<Stop> {
+    // Earned in this process and not yet used.
+    let mut backup: Option<BackupEvidence> = None;
+    loop {
+        let state = host.replay()?;
+        let Some(plan) = state.plan() else { return Ok(Stop::Final(state)) };
+        if state.is_final() {
+            return Ok(Stop::Final(state));
+        }
+        let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
+        let entry = match state.next_step(&boot) {
+            Step::Stop => return Ok(Stop::Final(state)),
+            Step::AwaitCommit { .. } => return Ok(Stop::AwaitsCommit(state)),
+            step => perform(host, step, boot.id, &mut backup)?,
+        };
+        host.append(entry)?;
+    }
+}
+
+/// Commits a healthy trial by an operator's word: health is judged once more, in this process.
+///
+/// # Errors
+/// When health cannot be found out or the record cannot be written.
+pub fn commit(host: &mut dyn Host, plan: &Plan) -> Judged<()> {
+    let evidence = match HealthEvidence::judge(host.check_health(plan)?) {
+        Ok(evidence) => evidence,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    host.settle_committed(plan)?;
+    host.append(Entry::committed(&evidence, CommittedBy::Operator))?;
+    Ok(Ok(()))
+}
+
+/// Does one step and returns what to write down about it. Trouble becomes a turn back wherever there is a way back.
+fn perform(
+    host: &mut dyn Host,
+    step: Step,
+    now: BootId,
+    backup: &mut Option<BackupEvidence>,
+) -> Result<Entry> {
+    Ok(match step {
+        Step::Preflight { plan } => {
+            let judged = host.preflight(&plan).map(|facts| PreflightEvidence::judge(&plan, facts));
+            or_refuse("preflight", judged, |evidence| Entry::checked(&evidence))
+        }
+        Step::BackUp { plan } => {
+            let judged = host.back_up(&plan).map(|report| BackupEvidence::judge(&plan, &report));
+            or_refuse("the backup", judged, |evidence| {
+                let entry = Entry::backup_verified(&evidence);
+                *backup = Some(evidence);
+                entry
+            })
+        }
+        Step::Rehearse { plan } => or_refuse("the rehearsal", host.rehearse(&plan).map(Ok), Entry::rehearsed),
+        Step::Drain { plan } => or_refuse("draining", host.drain(&plan).map(Ok), Entry::drained),
+        Step::TakeSnapshots { plan } => {
+            let judged = host.take_snapshots(&plan).map(|facts| SnapshotEvidence::judge(&plan, facts));
+            or_refuse("taking the snapshot", judged, |evidence| Entry::snapshot_sealed(&evidence))
+        }
+        Step::Arm { plan, snapshot } => {
+            let judged =
+                host.arm(&plan, &snapshot).map(|facts| FallbackEvidence::judge(&plan, &snapshot, facts));
+            or_refuse("arming the fallback", judged, |evidence| Entry::fallback_armed(&evidence))
+        }
+        Step::Upgrade { plan, backup: claim, snapshot } => {
+            match open_gate(host, &plan, &claim, &snapshot, backup.take()) {
+                Ok(Ok(gate)) => upgrade(host, &plan, gate, now)?,
+                Ok(Err(refusal)) => Entry::refusal_started(Why::Judged { refusal }),
+                Err(trouble) => Entry::refusal_started(why("proving everything again", &trouble)),
+            }
+        }
+        Step::PrepareTrial { plan, boot } => {
+            let judged = host.prepare_trial(&plan).map(|facts| SwitchEvidence::judge(&plan, &facts));
+            or_roll_back("preparing the trial", judged, |evidence| Entry::reboot_started(&evidence, boot))
+        }
+        Step::Reboot { plan } => match host.reboot(&plan)? {},
+        Step::EnterTrial { plan } => {
+            let judged = host.boot().map(|facts| TrialEvidence::judge(&plan, &facts));
+            or_roll_back("entering the trial", judged, |evidence| Entry::trial_booted(&evidence))
+        }
+        Step::CheckHealth { plan } => check_health(host, &plan),
+        Step::TakeBack { plan, what } => match tried(|| host.take_back(&plan, what)) {
+            Ok(()) => Entry::undone(what),
+            Err(trouble) => Entry::stuck(why("taking the preparations back", &trouble)),
+        },
+        Step::Refuse { .. } => Entry::refused(),
+        Step::StartRefusal { why } => Entry::refusal_started(why),
+        Step::StartRollback { why } => Entry::rollback_started(why),
+        Step::RollBack { plan, snapshot } => roll_back(host, &plan, &snapshot),
+        Step::ProveRollback { plan, volume } => prove_rollback(host, &plan, &volume),
+        Step::GiveUp { why } => Entry::stuck(why),
+        Step::Stop | Step::AwaitCommit { .. } => {
+            return Err(Trouble::new("nothing is to be done in this state"));
+        }
+    })
+}
+
+/// Every proof, earned here and now.
+fn open_gate(
+    host: &mut dyn Host,
+    plan: &Plan,
+    claim: &BackupProof,
+    snapshot: &SnapshotSet,
+    held: Option<BackupEvidence>,
+) -> Judged<Gate> {
+    let backup = match held {
+        Some(evidence) => Ok(evidence),
+        None => backup_again(host, plan, claim)?,
+    };
+    let seen = SnapshotEvidence::judge(plan, host.inspect_snapshots(plan)?);
+    let fallback = FallbackEvidence::judge(plan, snapshot, host.inspect_fallback(plan, snapshot)?);
+    let journal = JournalEvidence::judge(plan, &host.journal_location(plan)?);
+    Ok((|| {
+        let proofs = Proofs { backup: backup?, snapshot: seen?, fallback: fallback?, journal: journal? };
+        Gate::open(plan, claim, snapshot, proofs)
+    })())
+}
+
+/// After a restart: a look at the store when the rule allows it, otherwise the whole verification again.
+fn backup_again(host: &mut dyn Host, plan: &Plan, claim: &BackupProof) -> Judged<BackupEvidence> {
+    let sample = host.sample_backup(plan, claim)?;
+    match BackupEvidence::judge_again(plan, claim, &sample) {
+        Ok(evidence) => Ok(Ok(evidence)),
+        Err(_too_weak) => Ok(BackupEvidence::judge(plan, &host.back_up(plan)?)),
+    }
+}
+
+/// Intent, effect, fact.
+fn upgrade(host: &mut dyn Host, plan: &Plan, gate: Gate, now: BootId) -> Result<Entry> {
+    host.append(Entry::upgrade_started(&gate, now))?;
+    let judged = host.upgrade(plan, gate).map(|facts| UpgradeEvidence::judge(plan, facts));
+    Ok(or_roll_back("the upgrade", judged, |evidence| Entry::upgrade_finished(&evidence)))
+}
+
+fn check_health(host: &mut dyn Host, plan: &Plan) -> Entry {
+    let judged = host.check_health(plan).map(HealthEvidence::judge);
+    let Ok(Ok(evidence)) = judged else {
+        return or_roll_back("checking health", judged, |evidence| Entry::health_passed(&evidence));
+    };
+    match plan.commit {
+        CommitRule::Manual => Entry::health_passed(&evidence),
+        CommitRule::Automatic => match host.settle_committed(plan) {
+            Ok(()) => Entry::committed(&evidence, CommittedBy::Rule),
+            Err(trouble) => Entry::rollback_started(why("settling the new release", &trouble)),
+        },
+    }
+}
+
+fn roll_back(host: &mut dyn Host, plan: &Plan, snapshot: &SnapshotSet) -> Entry {
+    let judged =
+        tried(|| host.restore(plan, snapshot)).map(|facts| RestoredEvidence::judge(plan, snapshot, &facts));
+    or_stuck("restoring the old system", judged, |evidence| Entry::rollback_prepared(&evidence))
+}
+
+fn prove_rollback(host: &mut dyn Host, plan: &Plan, volume: &VolumeId) -> Entry {
+    let judged = tried(|| host.boot()).map(|facts| RolledBackEvidence::judge(plan, volume, &facts));
+    let Ok(Ok(evidence)) = judged else {
+        return or_stuck("proving the rollback", judged, |_| Entry::stuck(Why::NotRestored));
+    };
+    Entry::rolled_back(&evidence, host.settle_restored(plan))
+}
+
+fn or_refuse<T>(during: &str, judged: Judged<T>, entry: impl FnOnce(T) -> Entry) -> Entry {
+    or(during, judged, entry, Entry::refusal_started)
+}
+
+fn or_roll_back<T>(during: &str, judged: Judged<T>, entry: impl FnOnce(T) -> Entry) -> Entry {
+    or(during, judged, entry, Entry::rollback_started)
+}
+
+fn or_stuck<T>(during: &str, judged: Judged<T>, entry: impl FnOnce(T) -> Entry) -> Entry {
+    or(during, judged, entry, Entry::stuck)
+}
+
+fn or<T>(
+    during: &str,
+    judged: Judged<T>,
+    yes: impl FnOnce(T) -> Entry,
+    no: impl FnOnce(Why) -> Entry,
+) -> Entry {
+    match judged {
+        Ok(Ok(evidence)) => yes(evidence),
+        Ok(Err(refusal)) => no(Why::Judged { refusal }),
+        Err(trouble) => no(why(during, &trouble)),
+    }
+}
+
+fn why(during: &str, trouble: &Trouble) -> Why {
+    Why::Trouble { during: during.to_owned(), cause: trouble.to_string() }
+}
+
+/// Where there is no way back but a human, an effect that probes first is tried again before one is called.
+fn tried<T>(mut effect: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut last = effect();
+    for _ in 1..ROLLBACK_TRIES {
+        if last.is_ok() {
+            break;
+        }
+        last = effect();
+    }
+    last
+}

@@ -1,0 +1,95 @@
+//! The upgrade is complete: an upgrader's exit code proves nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::{Missing, Refusal};
+use super::subject::{Plan, Release};
+
+/// What was seen after the upgrader had ended.
+#[derive(Debug, Clone)]
+pub struct UpgradeFacts {
+    /// Why a stage ended early, in one sentence each.
+    pub failures: Vec<String>,
+    /// Whether the last stage was reached and ended.
+    pub reached_end: bool,
+    /// What os-release says now.
+    pub release: Release,
+    /// Every line of `dpkg --audit`.
+    pub audit: Vec<String>,
+    /// What `apt-get check` complained about, if it did.
+    pub apt_check: Option<String>,
+    /// Packages that are not fully installed.
+    pub unfinished: Vec<String>,
+    /// Packages that could still be upgraded and are not held.
+    pub pending: Vec<String>,
+    /// What was decided for configuration files that both sides had changed, one line each.
+    pub prompts: Vec<String>,
+    /// How many packages were upgraded, installed or removed.
+    pub packages: u64,
+}
+
+/// What the journal keeps of a complete upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeProof {
+    /// What os-release says.
+    pub release: Release,
+    /// How many packages were upgraded, installed or removed.
+    pub packages: u64,
+    /// What was decided for configuration files.
+    pub prompts: Vec<String>,
+}
+
+/// The upgrade is complete.
+#[must_use]
+#[derive(Debug)]
+pub struct UpgradeEvidence {
+    proof: UpgradeProof,
+}
+
+impl UpgradeEvidence {
+    /// Judges what was seen.
+    ///
+    /// # Errors
+    /// Refuses everything that is not a complete upgrade to the planned release.
+    pub fn judge(plan: &Plan, facts: UpgradeFacts) -> Result<Self, Refusal> {
+        let no = |why: String, details: Vec<String>| {
+            Err(Refusal::new(Missing::UpgradeComplete, why).with(details))
+        };
+        if let Some(first) = facts.failures.first() {
+            return no(first.clone(), facts.failures.clone());
+        }
+        if !facts.reached_end {
+            return no("the upgrade did not reach its last stage".into(), Vec::new());
+        }
+        if facts.release != plan.to {
+            return no(
+                format!("os-release says {} after the upgrade, not {}", facts.release, plan.to),
+                Vec::new(),
+            );
+        }
+        if let Some(first) = facts.audit.first() {
+            return no(format!("dpkg --audit is not empty: {first}"), facts.audit.clone());
+        }
+        if let Some(complaint) = facts.apt_check {
+            return no(format!("apt-get check complains: {complaint}"), Vec::new());
+        }
+        for (packages, what) in
+            [(facts.unfinished, "not fully installed"), (facts.pending, "still of the old release")]
+        {
+            if !packages.is_empty() {
+                return no(
+                    format!("{} packages are {what}: {}", packages.len(), packages.join(" ")),
+                    packages,
+                );
+            }
+        }
+        let proof = UpgradeProof { release: facts.release, packages: facts.packages, prompts: facts.prompts };
+        Ok(Self { proof })
+    }
+
+    /// What the journal keeps.
+    #[must_use]
+    pub fn proof(&self) -> &UpgradeProof {
+        &self.proof
+    }
+}
