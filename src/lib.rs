@@ -25,5 +25,6 @@ pub mod error;
 pub mod evidence;
 pub mod journal;
 pub mod machine;
+pub mod progress;
 pub mod sim;
 pub mod system;

@@ -89,6 +89,12 @@ impl State {
             Self::RollbackRebooting { plan, volume, .. } => {
                 Step::ProveRollback { plan: plan.clone(), volume: volume.clone() }
             }
+            // Without a snapshot no clone is known.
+            Self::Planned { .. }
+            | Self::Checked { .. }
+            | Self::BackupVerified { .. }
+            | Self::Rehearsed { .. }
+            | Self::Drained { .. } => self.on_an_unknown_root(),
             // Only the undrain can be left: the snapshot that this clone is judged by is already released.
             Self::Refusing { left, .. } if *left != Undo::Disarm => Step::GiveUp { why: Why::UnknownRoot },
             _ => Step::StartRollback { why: Why::FellBack },

@@ -1,0 +1,278 @@
+//! The configuration: `/etc/safe-upgrade/config.toml`, validated. Unknown keys are refused, and every error names its line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::Failure;
+use crate::evidence::{CommitRule, GuaranteeLevel, Waiver};
+use crate::health::checks::CheckConfig;
+use crate::system::show;
+use crate::system::span::Span;
+
+/// Where the configuration is looked for.
+pub const DEFAULT_PATH: &str = "/etc/safe-upgrade/config.toml";
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What is backed up, where, and when a proof of it counts.
+    pub backup: Backup,
+    /// How the packages are upgraded.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+    /// What healthy means.
+    #[serde(default)]
+    pub health: Health,
+    /// Who ends the trial.
+    #[serde(default)]
+    pub commit: Commit,
+    /// How long the way back is kept.
+    #[serde(default)]
+    pub retention: Retention,
+    /// Overrides of inhibitors.
+    #[serde(default, rename = "waiver")]
+    pub waivers: Vec<Waiver>,
+}
+
+/// What is backed up.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// The directory that holds the copies: on another device than the trees.
+    pub store: AbsolutePath,
+    /// The trees that must be restorable.
+    pub trees: Vec<AbsolutePath>,
+    /// Patterns that are left out of every tree.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Whether a run makes the copies itself; otherwise it only verifies those that lie in the store.
+    #[serde(default = "yes")]
+    pub copy: bool,
+    /// Where restored trees are put while they are compared; by default beside the journal.
+    pub scratch: Option<AbsolutePath>,
+    /// How old a proof from before a restart may be.
+    #[serde(default = "one_day")]
+    pub max_age: Span,
+    /// How many entries are read again when such a proof is used.
+    #[serde(default = "sample")]
+    pub sample: u64,
+}
+
+/// How the packages are upgraded.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// How long the package tools may be silent before they are ended.
+    pub silence: Span,
+    /// The least guarantee level that a run starts with.
+    pub minimum_level: GuaranteeLevel,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B }
+    }
+}
+
+/// What healthy means.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// How long the machine must stay healthy.
+    pub soak: Span,
+    /// How long services may take to start after a boot.
+    pub settle: Span,
+    /// Units that go by another name on the new release.
+    pub renames: BTreeMap<String, String>,
+    /// Named checks.
+    #[serde(rename = "check")]
+    pub checks: Vec<CheckConfig>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let (soak, settle) = (Span::seconds(120), Span::seconds(300));
+        Self { soak, settle, renames: BTreeMap::new(), checks: Vec::new() }
+    }
+}
+
+/// Who ends the trial.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Commit {
+    /// `automatic` or `manual`.
+    pub rule: CommitRule,
+    /// How often a healthy trial may be booted while it waits for a manual commit.
+    pub trial_boots: u8,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { rule: CommitRule::Automatic, trial_boots: 3 }
+    }
+}
+
+/// How long the way back is kept.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// `prune` keeps the snapshots and failed roots of runs that ended less than this ago.
+    pub keep: Span,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep: Span::seconds(14 * 86_400) }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one_day() -> Span {
+    Span::seconds(86_400)
+}
+
+fn sample() -> u64 {
+    64
+}
+
+/// A path from `/`, without `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AbsolutePath(PathBuf);
+
+impl AbsolutePath {
+    /// The path.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AbsolutePath {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let path = PathBuf::from(&text);
+        let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if path.is_absolute() && plain && !text.contains('\0') {
+            // Collected anew, so that `/etc/` and `/etc` are one.
+            return Ok(Self(path.components().collect()));
+        }
+        Err(format!("{text:?} is not a path from / without \"..\""))
+    }
+}
+
+impl fmt::Display for AbsolutePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&show::path(&self.0))
+    }
+}
+
+/// Reads a configuration; also returns its bytes, of which a run keeps a copy.
+///
+/// # Errors
+/// A usage failure that names the file, the line and what is wrong there.
+pub fn load(path: &Path) -> Result<(Config, Vec<u8>), Failure> {
+    let shown = show::path(path);
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::usage(format!("failed to read the configuration {shown}: {error}"))
+            .hint("safe-upgrade init writes one for this server")
+    })?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| Failure::usage(format!("{shown} is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    let config = parse(text).map_err(|wrong| Failure::usage(format!("{shown}:{wrong}")))?;
+    Ok((config, bytes))
+}
+
+/// Understands the text of a configuration.
+///
+/// # Errors
+/// `LINE:COLUMN: what is wrong`.
+pub fn parse(text: &str) -> Result<Config, String> {
+    let config: Config = toml::from_str(text).map_err(|error| {
+        let (line, column) = position(text, error.span().map_or(0, |span| span.start));
+        format!("{line}:{column}: {}", error.message().replace('\n', " "))
+    })?;
+    validate(&config).map_err(|(key, wrong)| {
+        let (line, column) = position(text, text.find(&key).unwrap_or(0));
+        format!("{line}:{column}: {wrong}")
+    })?;
+    Ok(config)
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// What the types cannot say. The first text is something to find the place by.
+fn validate(config: &Config) -> Result<(), (String, String)> {
+    let backup = &config.backup;
+    if backup.trees.is_empty() {
+        return Err(("trees".into(), "trees must name at least one directory".into()));
+    }
+    let mut trees = BTreeSet::new();
+    for tree in &backup.trees {
+        if !trees.insert(tree) {
+            return Err((format!("{tree}"), format!("the tree {tree} is named twice")));
+        }
+        if backup.store.as_path().starts_with(tree.as_path()) {
+            return Err((format!("{}", backup.store), format!("the store {} lies inside the tree {tree}", backup.store)));
+        }
+    }
+    let mut names = BTreeSet::new();
+    for check in &config.health.checks {
+        if !names.insert(check.name()) {
+            return Err((check.name().into(), format!("two checks are named {:?}", check.name())));
+        }
+    }
+    for waiver in &config.waivers {
+        let is_day = |day: &str| day.parse::<jiff::civil::Date>().is_ok() && day.len() == 10;
+        if let Some(day) = waiver.expires.as_deref().filter(|day| !is_day(day)) {
+            return Err((day.into(), format!("expires = {day:?} is not a day such as \"2027-01-31\"")));
+        }
+        if waiver.reason.trim().is_empty() {
+            return Err((waiver.id.clone(), format!("the waiver of {} gives no reason", waiver.id)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[backup]\nstore = \"/srv/backup\"\ntrees = [\"/etc/\", \"/srv/www\"]\n";
+
+    #[test]
+    fn a_small_one_has_sane_defaults() {
+        let config = parse(SMALL).unwrap();
+        assert_eq!(config.backup.trees[0].as_path(), Path::new("/etc"));
+        assert!(config.backup.copy);
+        assert_eq!(config.retention.keep.to_string(), "14d");
+        assert_eq!(config.commit.rule, CommitRule::Automatic);
+    }
+
+    #[test]
+    fn every_error_names_its_line() {
+        let wrong = |text: &str| parse(text).unwrap_err();
+        assert!(wrong(&format!("{SMALL}colour = 1\n")).starts_with("4:1: unknown field `colour`"));
+        assert!(wrong("[backup]\nstore = 5\ntrees = []\n").starts_with("2:9: "));
+        assert!(wrong("[backup]\nstore = \"relative\"\ntrees = [\"/etc\"]\n").starts_with("2:9: "));
+        assert!(wrong("[backup]\nstore = \"/etc/x\"\ntrees = [\"/etc\"]\n").starts_with("2:10: the store /etc/x lies"));
+        assert!(wrong(&format!("{SMALL}[health]\nsoak = \"soon\"\n")).starts_with("5:8: "));
+        assert!(wrong("[backup]\nstore = \"/a\"\n").contains("missing field `trees`"));
+        assert!(
+            wrong(&format!("{SMALL}[[waiver]]\nid = \"x\"\nreason = \"y\"\nexpires = \"soon\"\n"))
+                .starts_with("7:12: ")
+        );
+    }
+}
