@@ -1,3 +1,46 @@
-//! The program: everything is in the library.
+//! The program: parse, do, say how it ended.
 
-fn main() {}
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use safe_upgrade::cli::{self, args::Cli};
+use safe_upgrade::error::Failure;
+use safe_upgrade::system::show;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match cli::run(&cli, &mut std::io::stdout().lock()) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(failure) => {
+            tell(&failure);
+            ExitCode::from(failure.exit().code())
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// The whole chain of causes once, then what to do.
+fn tell(failure: &Failure) {
+    let mut stderr = std::io::stderr().lock();
+    // If stderr is closed there is nobody to tell.
+    let _ = writeln!(stderr, "safe-upgrade: {}", show::line(&failure.to_string()));
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        let _ = writeln!(stderr, "  because: {}", show::line(&error.to_string()));
+        cause = error.source();
+    }
+    if let Some(hint) = failure.hint_text() {
+        let _ = writeln!(stderr, "  hint: {hint}");
+    }
+}

@@ -1,1 +1,94 @@
 //! What was typed, and what is shown. No decisions.
+
+pub mod args;
+mod backup;
+mod check;
+mod commit;
+mod confirm;
+mod drive;
+mod follow;
+mod history;
+mod init;
+pub mod manifest;
+mod papers;
+mod prune;
+mod resume;
+mod rollback;
+mod run;
+mod status;
+pub mod story;
+pub mod verify;
+
+use std::io::Write;
+
+use args::{Cli, Command};
+
+use crate::error::{Exit, Failure};
+use crate::journal::{JournalError, Reading};
+use crate::machine::State;
+use crate::places::StateDirectory;
+use crate::system::lock::LockError;
+
+/// The version of everything that `--json` prints (docs/json.md).
+pub const SCHEMA: u32 = 1;
+
+/// Does what was typed.
+///
+/// # Errors
+/// The failure says how the program ends and what to do.
+pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let places = StateDirectory::default();
+    match &cli.command {
+        Command::Init(args) => init::run(args, &places, out),
+        Command::Check(args) => check::run(args, &places, out),
+        Command::Backup(args) => backup::run(args, &places, out),
+        Command::Run(args) => run::run(args, &places, out),
+        Command::Status(args) => status::run(args, &places, out),
+        Command::Resume(args) => resume::run(args, &places, out),
+        Command::Rollback(args) => rollback::run(args, &places, out),
+        Command::Commit(args) => commit::run(args, &places, out),
+        Command::History(args) => history::run(args, &places, out),
+        Command::Prune(args) => prune::run(args, &places, out),
+        Command::Verify(args) => verify::run(args, out),
+        Command::Manifest(args) => manifest::run(args, out),
+        Command::Completions(args) => papers::completions(args, out),
+        Command::Man(args) => papers::man(args),
+    }
+}
+
+fn needs_root(what: &str) -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{what} needs root")).hint("run it with sudo"))
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    result.map_err(|error| Failure::failed("failed to write the output", error))
+}
+
+fn print_json(out: &mut dyn Write, value: &serde_json::Value) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("failed to write JSON", error))?;
+    written(writeln!(out, "{text}"))
+}
+
+/// Reads the journal without its lock, for showing.
+fn read_journal(places: &StateDirectory) -> Result<(Reading, State), Failure> {
+    needs_root("reading the journal")?;
+    status::read(places).map_err(journal_failure)
+}
+
+/// A journal that could not be used, with its own exit code where another run holds it.
+fn journal_failure(error: JournalError) -> Failure {
+    match error {
+        JournalError::Lock(LockError::Held(path)) => {
+            Failure::new(Exit::Locked, format!("another safe-upgrade is at work here (it holds {})", path.display()))
+                .hint("`safe-upgrade status` shows what it does")
+        }
+        JournalError::Damaged { .. } | JournalError::Replay { .. } => {
+            Failure::failed("the journal can't be used", error)
+                .hint("nothing was touched; keep a copy of the file, compare it with its backup, and ask for help")
+        }
+        error => Failure::failed("the journal can't be used", error),
+    }
+}

@@ -1,0 +1,178 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{manifest::ManifestArgs, verify::VerifyArgs};
+use crate::config::DEFAULT_PATH;
+
+/// Takes a Debian server to its next release, proven healthy, or back to the old one, proven restored.
+#[derive(Debug, Parser)]
+#[command(name = "safe-upgrade", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Write what the program does to stderr (twice: in detail).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed or could not find out · 2 usage or configuration · 3 refused, nothing \
+changed · 4 rolled back · 5 stuck, a human is needed · 6 another run holds the lock · 7 verified, and not the same";
+
+/// The commands, in the order in which a person meets them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented configuration for this server, and give the journal its own subvolume.
+    Init(InitArgs),
+    /// Look at this machine and say what would stop a run; changes nothing.
+    Check(CheckArgs),
+    /// Copy the configured trees to the store, restore them and compare.
+    Backup(ConfigArgs),
+    /// Upgrade to the next release; ends there, proven healthy, or here, proven restored.
+    Run(RunArgs),
+    /// Where the run stands, on which evidence, what happens next, how to go back.
+    Status(ShowArgs),
+    /// Go on with a run that was interrupted; the unit safe-upgrade-resume.service calls this at boot.
+    Resume(ResumeArgs),
+    /// Bring the old system back.
+    Rollback(RollbackArgs),
+    /// Accept a healthy trial for good (with `rule = "manual"`).
+    Commit(DecideArgs),
+    /// Every run that this machine has seen.
+    History(ShowArgs),
+    /// Delete snapshots and failed roots that are older than the retention.
+    Prune(PruneArgs),
+    /// Restore a copy and compare it with a manifest: needs no root, no configuration, no run.
+    Verify(VerifyArgs),
+    /// Create, show, compare and export manifests.
+    Manifest(ManifestArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory.
+    Man(ManArgs),
+}
+
+/// Where the configuration lies.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// The directory for backups: on another device than the data.
+    #[arg(long, value_name = "DIR", default_value = "/srv/backup")]
+    pub store: PathBuf,
+    /// Replace a configuration that is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// The release to go to; by default the next one.
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<String>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// The release to go to; by default the next one.
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<String>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Drive the run in this very process instead of handing it to systemd.
+    #[arg(long)]
+    pub foreground: bool,
+    /// Start a new run although the last one is stuck.
+    #[arg(long)]
+    pub leave_stuck: bool,
+}
+
+/// Arguments of commands that only show something.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of decisions about a run.
+#[derive(Debug, Args)]
+pub struct DecideArgs {
+    /// The run, to be sure; by default the last one.
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub decide: DecideArgs,
+    /// Drive the rollback in this very process instead of handing it to systemd.
+    #[arg(long)]
+    pub foreground: bool,
+}
+
+/// Arguments of `prune`.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory.
+    pub directory: PathBuf,
+}

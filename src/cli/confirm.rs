@@ -1,0 +1,26 @@
+//! Asking a person before something that cannot be taken back by pressing a key.
+
+use std::io::{IsTerminal, Write};
+
+use super::written;
+use crate::error::{Exit, Failure};
+
+/// Asks, and goes on only after `yes`. With `--yes` nothing is asked; without a terminal nobody could answer.
+///
+/// # Errors
+/// Refused when the answer is anything else; usage when there is nobody to ask.
+pub fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody is there to ask").hint("add --yes to go on without a question"));
+    }
+    written(write!(out, "{question} Type yes to go on: ").and_then(|()| out.flush()))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|error| Failure::failed("failed to read the answer", error))?;
+    if answer.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Refused, "not confirmed; nothing was changed"))
+}

@@ -1,0 +1,163 @@
+//! A run in plain sentences: what a state means, what happens next, how to go back. Pure.
+
+use crate::evidence::{CommitRule, Plan};
+use crate::machine::{State, Undo};
+
+/// What a person wants to know about a state.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Story {
+    /// What it means.
+    pub now: String,
+    /// What happens next, and who does it.
+    pub next: String,
+    /// How to go back.
+    pub back: String,
+}
+
+const BY_ITSELF_NOTHING_CHANGED: &str = "nothing is changed yet: stop it with `systemctl stop safe-upgrade-resume`, then `safe-upgrade resume` goes on";
+const ROLLBACK: &str = "`safe-upgrade rollback` brings the old system back (with a reboot)";
+
+/// Tells a state.
+#[must_use]
+pub fn tell(state: &State) -> Story {
+    let (now, next, back) = match state {
+        State::New => (
+            "this machine has never seen a run".to_owned(),
+            "nothing, until somebody types `safe-upgrade run`",
+            "there is nothing to go back from",
+        ),
+        State::Planned { .. } => preparing("the machine is looked at: findings, baseline, download", "the backup"),
+        State::Checked { .. } => preparing("the backup is made and really restored", "the rehearsal"),
+        State::BackupVerified { .. } => preparing("the backup is proven restorable", "the rehearsal, or a reason to leave it out"),
+        State::Rehearsed { .. } => preparing("the rehearsal is passed", "draining the load balancer, or a reason to leave it out"),
+        State::Drained { .. } => preparing("the machine gets no more traffic from a load balancer", "the snapshot"),
+        State::Snapshotted { .. } => preparing("the snapshot is sealed", "arming the fallback"),
+        State::Armed { .. } => preparing("the next boot is the old system, whatever happens", "the gate, then the upgrade"),
+        State::Refusing { left, .. } => (
+            match left {
+                Undo::Nothing => "the run is refused".to_owned(),
+                left => format!("the run is refused; still to take back: {}", undo_words(*left)),
+            },
+            "everything that was prepared is taken back, then the run ends as refused",
+            "nothing was changed",
+        ),
+        State::Refused { .. } => ("the run was refused and changed nothing".to_owned(), "nothing", "nothing was changed"),
+        _ => return tell_changed(state),
+    };
+    Story { now, next: next.to_owned(), back: back.to_owned() }
+}
+
+fn preparing(now: &str, next: &'static str) -> (String, &'static str, &'static str) {
+    (now.to_owned(), next, BY_ITSELF_NOTHING_CHANGED)
+}
+
+fn undo_words(left: Undo) -> &'static str {
+    match left {
+        Undo::Disarm => "the fallback, the snapshot, the drain",
+        Undo::ReleaseSnapshots => "the snapshot, the drain",
+        Undo::Undrain => "the drain",
+        Undo::Nothing => "nothing",
+    }
+}
+
+/// Once the system is being changed.
+fn tell_changed(state: &State) -> Story {
+    const LANDS_ON_OLD: &str = "any reboot now lands on the old system and rolls back by itself";
+    let (now, next, back): (&str, &str, &str) = match state {
+        State::Upgrading { .. } => ("packages are being upgraded", "the upgrade is judged, then a reboot into the trial", LANDS_ON_OLD),
+        State::Upgraded { .. } => ("the upgrade is complete", "the upgraded root becomes the next boot", LANDS_ON_OLD),
+        State::Rebooting { .. } => ("the machine reboots into the trial", "the trial is recognised and its health checked", ROLLBACK),
+        State::Trial { health: None, .. } => (
+            "the upgraded system runs on trial; its health is being checked",
+            "healthy: commit; not healthy: rollback, by itself",
+            ROLLBACK,
+        ),
+        State::Trial { plan: Plan { commit: CommitRule::Manual, .. }, .. } => (
+            "the trial is healthy and waits for an operator",
+            "nothing, until `safe-upgrade commit` or `safe-upgrade rollback`",
+            ROLLBACK,
+        ),
+        State::Trial { .. } => ("the trial is healthy", "commit", ROLLBACK),
+        State::Committed { snapshot: Some(_), .. } => (
+            "the new release stays",
+            "nothing; `safe-upgrade prune` deletes the snapshot when the retention is over",
+            ROLLBACK,
+        ),
+        State::Committed { .. } => ("the new release stays", "nothing", "the snapshot is deleted: only the backup leads back"),
+        State::RollingBack { .. } => ("the old system is being brought back", "a reboot into it", "this is the way back"),
+        State::RollbackRebooting { .. } => (
+            "the machine reboots into the old system",
+            "a second proof that the old system runs and will run again",
+            "this is the way back",
+        ),
+        State::RolledBack { .. } => (
+            "the old system is back, proven after the reboot",
+            "nothing; the failed root is kept for a look until `safe-upgrade prune`",
+            "there is nothing to go back from",
+        ),
+        _ => (
+            "a human is needed",
+            "nothing by itself; read why, mend it, then `safe-upgrade rollback`, or `safe-upgrade run --leave-stuck`",
+            ROLLBACK,
+        ),
+    };
+    Story { now: now.to_owned(), next: next.to_owned(), back: back.to_owned() }
+}
+
+/// The rule by which a claim about the backup counts again after a restart.
+#[must_use]
+pub fn reattest_rule(plan: &Plan) -> String {
+    format!(
+        "after a restart the backup's proof counts again when it is at most {} old, the store holds the same manifests, and {} \
+         entries that are read again are equal; otherwise everything is restored and compared again",
+        duration(plan.reattest.max_age_seconds),
+        plan.reattest.sample
+    )
+}
+
+/// Seconds as a person says them: `45 s`, `12 min`, `3 h`, `2 d`.
+#[must_use]
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Bytes as a person says them, in powers of 1024.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut unit = 0;
+    let mut size = count / 1024;
+    let mut rest = count % 1024;
+    while size >= 1024 && unit + 1 < UNITS.len() {
+        rest = size % 1024;
+        size /= 1024;
+        unit += 1;
+    }
+    format!("{size}.{} {}", rest * 10 / 1024, UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 * 1024 * 1024 * 1024), "5.0 GiB");
+        assert_eq!((duration(45), duration(600), duration(86_400)), ("45 s".into(), "10 min".into(), "24 h".into()));
+    }
+
+    #[test]
+    fn the_first_state_has_a_story() {
+        assert!(tell(&State::New).next.contains("safe-upgrade run"));
+    }
+}
