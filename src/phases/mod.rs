@@ -1,0 +1,184 @@
+//! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
+
+mod backup;
+mod boot;
+mod check;
+mod drain;
+mod fallback;
+pub mod ground;
+mod packages;
+pub mod plan;
+mod preflight;
+pub mod prune;
+mod rehearsal;
+mod restore;
+mod snapshot;
+mod store;
+mod trial;
+mod upgrade;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+
+pub use backup::{back_up_all, verdict_lines};
+pub use check::{Outlook, look};
+
+use crate::config::{self, Config};
+use crate::driver::{Host, Trouble};
+use crate::error::{Exit, Failure};
+use crate::evidence::{
+    BackupProof, BootFacts, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan, PreflightFacts, RestoreReport,
+    SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+};
+use crate::journal::Journal;
+use crate::machine::{Entry, Passage, State, Undo};
+use crate::places::StateDirectory;
+use crate::progress::Progress;
+use crate::snapshot::names::RunNames;
+
+type Result<T> = std::result::Result<T, Trouble>;
+
+/// The real machine, in the middle of one run.
+#[derive(Debug)]
+pub struct Machine {
+    places: StateDirectory,
+    journal: Journal,
+    config: Config,
+    names: RunNames,
+    directory: PathBuf,
+    progress: Progress,
+}
+
+impl Machine {
+    /// Opens the run that the journal is in, with the copy of the configuration that it was planned with.
+    ///
+    /// # Errors
+    /// When there is no run, or its configuration is not the one that the plan names.
+    pub fn open(places: StateDirectory, journal: Journal) -> std::result::Result<Self, Failure> {
+        let Some(plan) = journal.state().plan() else { return Err(Failure::usage("there is no run to drive")) };
+        let directory = places.run(&plan.run);
+        let path = directory.join(plan::CONFIG_NAME);
+        let (config, bytes) = config::load(&path)?;
+        if plan::digest(&bytes) != plan.config {
+            return Err(Failure::new(Exit::Failed, format!("{} is not the configuration that the run was planned with", path.display()))
+                .hint("put the original back; its BLAKE3 digest is in the journal's last Planned record"));
+        }
+        let names = RunNames::new(plan.run.as_str()).map_err(|error| Failure::failed("failed to name the run's snapshots", error))?;
+        let progress = Progress::in_directory(&directory);
+        Ok(Self { places, journal, config, names, directory, progress })
+    }
+
+    /// Where progress is written.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+/// Turns an error of a layer below into "could not find out", with its causes.
+fn trouble<E: std::error::Error + 'static>(error: E) -> Trouble {
+    Trouble::from_error(&error)
+}
+
+impl Host for Machine {
+    fn replay(&mut self) -> Result<State> {
+        Ok(self.journal.state().clone())
+    }
+
+    fn append(&mut self, entry: Entry) -> Result<()> {
+        self.journal.append(&entry).map_err(trouble)?;
+        self.progress.line(&format!("recorded: {}", entry.record().name()));
+        Ok(())
+    }
+
+    fn boot(&mut self) -> Result<BootFacts> {
+        boot::facts(self.journal.state().plan())
+    }
+
+    fn preflight(&mut self, plan: &Plan) -> Result<PreflightFacts> {
+        self.progress.phase("preflight");
+        preflight::look(self, plan)
+    }
+
+    fn journal_location(&mut self, plan: &Plan) -> Result<JournalFacts> {
+        ground::journal_facts(&self.places, plan)
+    }
+
+    fn sample_backup(&mut self, plan: &Plan, claim: &BackupProof) -> Result<SampleFacts> {
+        self.progress.phase("looking at the backup again");
+        backup::sample(self, plan, claim)
+    }
+
+    fn inspect_snapshots(&mut self, plan: &Plan) -> Result<SnapshotFacts> {
+        snapshot::facts(self, plan)
+    }
+
+    fn inspect_fallback(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<FallbackFacts> {
+        fallback::facts(self, plan)
+    }
+
+    fn check_health(&mut self, plan: &Plan) -> Result<HealthFacts> {
+        self.progress.phase("health");
+        trial::health(self, plan)
+    }
+
+    fn back_up(&mut self, plan: &Plan) -> Result<RestoreReport> {
+        self.progress.phase("backup");
+        backup::back_up(self, plan)
+    }
+
+    fn rehearse(&mut self, _: &Plan) -> Result<Passage> {
+        Ok(rehearsal::pass())
+    }
+
+    fn drain(&mut self, _: &Plan) -> Result<Passage> {
+        Ok(drain::pass())
+    }
+
+    fn take_snapshots(&mut self, plan: &Plan) -> Result<SnapshotFacts> {
+        self.progress.phase("snapshot");
+        snapshot::take(self, plan)
+    }
+
+    fn arm(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<FallbackFacts> {
+        self.progress.phase("fallback");
+        fallback::arm(self, plan)
+    }
+
+    fn take_back(&mut self, plan: &Plan, what: Undo) -> Result<()> {
+        match what {
+            Undo::Disarm => fallback::disarm(self, plan),
+            Undo::ReleaseSnapshots => snapshot::release(self),
+            Undo::Undrain => drain::take_back(),
+            Undo::Nothing => Ok(()),
+        }
+    }
+
+    fn upgrade(&mut self, plan: &Plan, gate: Gate) -> Result<UpgradeFacts> {
+        self.progress.phase("upgrade");
+        upgrade::upgrade(self, plan, gate)
+    }
+
+    fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts> {
+        self.progress.phase("trial");
+        trial::prepare(self, plan)
+    }
+
+    fn reboot(&mut self, _: &Plan) -> Result<Infallible> {
+        boot::reboot(&self.progress)
+    }
+
+    fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
+        trial::settle(self, plan)
+    }
+
+    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<BootFacts> {
+        self.progress.phase("rollback");
+        restore::restore(self, plan)
+    }
+
+    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts {
+        self.progress.phase("health of the restored system");
+        restore::look(self, plan)
+    }
+}
