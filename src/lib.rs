@@ -21,4 +21,5 @@
 
 pub mod cli;
 pub mod error;
+pub mod health;
 pub mod system;
