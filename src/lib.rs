@@ -19,12 +19,21 @@
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
 //! | [`cli`] | what was typed, what is shown | everything |
 
+pub mod backup;
+pub mod boot;
 pub mod cli;
+pub mod config;
 pub mod driver;
 pub mod error;
 pub mod evidence;
+pub mod health;
 pub mod journal;
 pub mod machine;
+pub mod manifest;
+pub mod phases;
+pub mod places;
 pub mod progress;
+pub mod release;
 pub mod sim;
+pub mod snapshot;
 pub mod system;
