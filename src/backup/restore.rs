@@ -177,9 +177,7 @@ pub(super) fn full_or(source: io::Error, scratch: &Path) -> VerifyError {
 }
 
 /// A worker's result.
-pub(super) fn joined(
-    worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>,
-) -> Result<Ended, RsyncError> {
+pub(super) fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) -> Result<Ended, RsyncError> {
     worker.join().unwrap_or_else(|_| {
         let source = io::Error::other("a restoring thread panicked");
         Err(RsyncError::Io { from: PathBuf::new(), source })

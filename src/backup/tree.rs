@@ -141,7 +141,8 @@ pub fn back_up(
     // The manifest says that the copy is whole, so the copy must be on the disk before it.
     durable::sync_filesystem(&place.copy())?;
     write_file(&manifest, &place.manifest())?;
-    let count = |wanted: fn(&Status) -> bool| manifest.entries.iter().filter(|e| wanted(&e.status)).count() as u64;
+    let count =
+        |wanted: fn(&Status) -> bool| manifest.entries.iter().filter(|e| wanted(&e.status)).count() as u64;
     Ok(Backup {
         unstable: count(|status| *status == Status::Unstable),
         unreadable: count(|status| matches!(status, Status::Unreadable(_))),
@@ -163,7 +164,11 @@ fn copy_and_describe(
     };
     let scan = |before: Option<&Scan>| {
         let told = |state| {
-            progress(if before.is_some() { BackupProgress::Checking(state) } else { BackupProgress::Scanning(state) });
+            progress(if before.is_some() {
+                BackupProgress::Checking(state)
+            } else {
+                BackupProgress::Scanning(state)
+            });
         };
         scan_again(tree, &scan_options, before, &told)
             .map_err(|source| BackupError::Scan { tree: tree.to_owned(), source })

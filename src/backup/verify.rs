@@ -148,8 +148,8 @@ pub fn verify_restored(
     })?;
     // Only clean pages can be dropped from the cache.
     durable::sync_filesystem(&copy)?;
-    let walked = survey(&copy, &scan_options)
-        .map_err(|source| VerifyError::Read { tree: copy.clone(), source })?;
+    let walked =
+        survey(&copy, &scan_options).map_err(|source| VerifyError::Read { tree: copy.clone(), source })?;
     let shares = restore::share_out(&walked.entries, &walked.stamps, options.workers);
     let needed = shares.iter().map(|share| share.bytes).sum();
     let private = restore::Private::create(scratch)
@@ -324,8 +324,13 @@ mod tests {
         fn verify(&self) -> Result<Report, VerifyError> {
             let (place, scratch) = (self.place(), self.dir.path().join("scratch"));
             let stored = verify_stored(&place.copy(), &place.manifest(), VerifyOptions::default(), &|_| {})?;
-            let restored =
-                verify_restored(&place.copy(), &place.manifest(), &scratch, VerifyOptions::default(), &|_| {})?;
+            let restored = verify_restored(
+                &place.copy(),
+                &place.manifest(),
+                &scratch,
+                VerifyOptions::default(),
+                &|_| {},
+            )?;
             assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "the scratch is empty again");
             assert_eq!(stored.differences(), restored.differences());
             Ok(restored)

@@ -1,1 +1,4 @@
 //! What was typed, and what is shown. No decisions.
+
+pub mod manifest;
+pub mod verify;

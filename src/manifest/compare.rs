@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn each_change_has_its_class() {
-        let table: [(fn(&mut Entry), Class); 7] = [
+        type Change = fn(&mut Entry);
+        let table: [(Change, Class); 7] = [
             (|e| e.kind = file("", b"y").kind, Class::Content),
             (|e| e.kind = file("", b"longer").kind, Class::Size),
             (|e| e.kind = Kind::Fifo, Class::Type),

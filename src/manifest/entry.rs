@@ -91,7 +91,7 @@ pub enum Edge {
 }
 
 /// A modification time; the seconds may be negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mtime {
     /// Since 1970.
     pub seconds: i64,
@@ -136,7 +136,9 @@ impl Entry {
             Kind::File { content, .. } if content.is_none() != unreadable => {
                 return Some("a file has a content hash exactly when it was readable");
             }
-            Kind::Symlink { target } if target.len() > MAX_PATH => return Some("the link target is too long"),
+            Kind::Symlink { target } if target.len() > MAX_PATH => {
+                return Some("the link target is too long");
+            }
             Kind::Symlink { target } if target.contains(&0) => return Some("the link target holds a NUL"),
             _ => {}
         }
@@ -208,8 +210,7 @@ pub fn file_name(path: &[u8]) -> &[u8] {
 /// Whether `path` is `ancestor` or lies below it.
 #[must_use]
 pub fn is_at_or_below(path: &[u8], ancestor: &[u8]) -> bool {
-    ancestor.is_empty()
-        || path.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    ancestor.is_empty() || path.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// The one order of a manifest: component by component, each by its bytes. A directory stands right before what it holds.
@@ -251,10 +252,7 @@ pub(crate) mod tests {
     pub(crate) fn file(path: &str, content: &[u8]) -> Entry {
         Entry {
             path: path.into(),
-            kind: Kind::File {
-                size: content.len() as u64,
-                content: Some(*blake3::hash(content).as_bytes()),
-            },
+            kind: Kind::File { size: content.len() as u64, content: Some(*blake3::hash(content).as_bytes()) },
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -280,7 +278,7 @@ pub(crate) mod tests {
         for path in ["/a", "a/", "a//b", "a/./b", "..", "a/../b", "a\0b"] {
             assert!(file(path, b"").check().is_err(), "{path:?}");
         }
-        assert!(file(&"a/".repeat(MAX_DEPTH + 1).trim_end_matches('/').to_owned(), b"").check().is_err());
+        assert!(file("a/".repeat(MAX_DEPTH + 1).trim_end_matches('/'), b"").check().is_err());
         assert!(file("a/b", b"").check().is_ok());
         assert!(file("", b"").check().is_err());
     }

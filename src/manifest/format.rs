@@ -64,12 +64,6 @@ pub struct Header {
     pub crossed_mounts: bool,
 }
 
-impl Default for Mtime {
-    fn default() -> Self {
-        Self { seconds: 0, nanoseconds: 0 }
-    }
-}
-
 /// A whole manifest in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
@@ -173,7 +167,8 @@ impl Manifest {
     /// When the header is too large.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let mut writer = FrameWriter::begin();
-        let header = codec::encode_header(&self.header).map_err(|source| FormatError::Codec { at: 0, source })?;
+        let header =
+            codec::encode_header(&self.header).map_err(|source| FormatError::Codec { at: 0, source })?;
         writer.frame(HEADER_FRAME, &header)?;
         let mut block = Vec::new();
         for entry in &self.entries {

@@ -15,8 +15,8 @@
 
 pub mod attest;
 mod codec;
-mod content;
 pub mod compare;
+mod content;
 pub mod entry;
 pub mod exclude;
 pub mod format;

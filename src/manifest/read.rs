@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::codec;
 use super::entry::Entry;
 use super::format::{
-    ENTRIES_FRAME, EntryJudge, FOOTER, FOOTER_FRAME, FormatError, HEADER_FRAME, Header, KNOWN_REQUIRED, MAGIC,
-    MAX_PAYLOAD, Manifest, PREAMBLE, Summary, VERSION, frame_digest, preamble_digest,
+    ENTRIES_FRAME, EntryJudge, FOOTER, FOOTER_FRAME, FormatError, HEADER_FRAME, Header, KNOWN_REQUIRED,
+    MAGIC, MAX_PAYLOAD, Manifest, PREAMBLE, Summary, VERSION, frame_digest, preamble_digest,
 };
 use super::root::ManifestId;
 
@@ -170,7 +170,9 @@ impl<R: Read> Source<R> {
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let (version, min_reader) = (u16_at(8), u16_at(10));
         if min_reader > VERSION {
-            return Err(FormatError::Newer(format!("format version {version}, readable from {min_reader} on")));
+            return Err(FormatError::Newer(format!(
+                "format version {version}, readable from {min_reader} on"
+            )));
         }
         if version == 0 || min_reader == 0 || version < min_reader {
             return Err(FormatError::Malformed { at: 8, what: "an impossible version" });
@@ -259,8 +261,7 @@ mod tests {
         let mut secret = file("secret", b"");
         secret.kind = Kind::File { size: 9, content: None };
         secret.status = Status::Unreadable(13);
-        let entries =
-            vec![directory(""), directory("a"), link, device, file("b", b"hello"), mount, secret];
+        let entries = vec![directory(""), directory("a"), link, device, file("b", b"hello"), mount, secret];
         Manifest::new(header, entries).unwrap()
     }
 

@@ -190,9 +190,8 @@ fn walk_sorted(
 
 /// Gives entries of the same inode a common number, counted in the order of the entries.
 fn number_links(entries: &mut [Entry], stamps: &[Stamp]) {
-    let linked = |entry: &Entry, stamp: &Stamp| {
-        stamp.links > 1 && !matches!(entry.kind, Kind::Directory { .. })
-    };
+    let linked =
+        |entry: &Entry, stamp: &Stamp| stamp.links > 1 && !matches!(entry.kind, Kind::Directory { .. });
     let mut members: HashMap<(u64, u64), (u64, Option<u64>)> = HashMap::new();
     for (entry, stamp) in entries.iter().zip(stamps) {
         if linked(entry, stamp) {
@@ -223,9 +222,7 @@ fn absolute(tree: &Path) -> PathBuf {
 /// The wall clock.
 pub(crate) fn now() -> Mtime {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => {
-            Mtime { seconds: since.as_secs().cast_signed(), nanoseconds: since.subsec_nanos() }
-        }
+        Ok(since) => Mtime { seconds: since.as_secs().cast_signed(), nanoseconds: since.subsec_nanos() },
         // A clock before 1970 is wrong; the time of a manifest is a remark.
         Err(_) => Mtime::default(),
     }

@@ -98,7 +98,9 @@ impl Class {
     #[must_use]
     pub fn meaning(self) -> Meaning {
         match self {
-            Self::UnstableSource | Self::Unreadable | Self::NotChecked | Self::LostByFormat => Meaning::Unknown,
+            Self::UnstableSource | Self::Unreadable | Self::NotChecked | Self::LostByFormat => {
+                Meaning::Unknown
+            }
             Self::Content
             | Self::Size
             | Self::Type

@@ -53,9 +53,8 @@ pub(crate) struct Stamp {
 impl PartialEq for Stamp {
     /// The same inode in the same state. The allocated bytes do not count: a filesystem may place them long after the write.
     fn eq(&self, other: &Self) -> bool {
-        let state = |stamp: &Self| {
-            (stamp.device, stamp.inode, stamp.links, stamp.size, stamp.mtime, stamp.ctime)
-        };
+        let state =
+            |stamp: &Self| (stamp.device, stamp.inode, stamp.links, stamp.size, stamp.mtime, stamp.ctime);
         state(self) == state(other)
     }
 }
@@ -322,7 +321,11 @@ impl<'w> Walk<'w> {
     }
 }
 
-fn open_directory(at: BorrowedFd<'_>, name: impl rustix::path::Arg + Copy, more: OFlags) -> Result<OwnedFd, Errno> {
+fn open_directory(
+    at: BorrowedFd<'_>,
+    name: impl rustix::path::Arg + Copy,
+    more: OFlags,
+) -> Result<OwnedFd, Errno> {
     content::open_quietly(at, name, OFlags::DIRECTORY | more)
 }
 
