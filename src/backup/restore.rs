@@ -1,0 +1,185 @@
+//! The restoring under a verification: a private directory, the shares of the workers, and the two passes of rsync.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
+
+use super::rsync::{self, Ended, RsyncError};
+use super::verify::VerifyError;
+use crate::manifest::entry::{Entry, Kind};
+use crate::manifest::walk::Stamp;
+
+/// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
+const ENTRY_COST: u64 = 16 << 10;
+
+/// A fresh directory that only we can enter; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Private {
+    directory: Option<PathBuf>,
+}
+
+impl Private {
+    pub(super) fn create(scratch: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(scratch)?;
+        let directory = tempfile::Builder::new()
+            .prefix("safe-upgrade-restore-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in(std::fs::canonicalize(scratch)?)?;
+        let private = Self { directory: Some(directory.keep()) };
+        // The restored tree takes its own mode, which may be open to all; the directory around it stays closed.
+        std::fs::create_dir(private.path())?;
+        Ok(private)
+    }
+
+    /// Where the tree is restored to.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.as_deref().unwrap_or(Path::new("/nonexistent")).join("tree")
+    }
+
+    /// Removes it with all that was restored.
+    pub(super) fn remove(mut self) -> io::Result<()> {
+        self.directory.take().map_or(Ok(()), |directory| remove_tree(&directory))
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            // On the way out with an error already; the name in the scratch directory says what it is.
+            drop(remove_tree(&directory));
+        }
+    }
+}
+
+/// Removes a tree; only root can remove what is in a read-only directory, so others make it writable first.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    if std::fs::remove_dir_all(directory).is_ok() {
+        return Ok(());
+    }
+    for item in walkdir::WalkDir::new(directory).follow_links(false) {
+        // What cannot be listed is told by the removal.
+        let Ok(item) = item else { continue };
+        if item.file_type().is_dir() {
+            drop(std::fs::set_permissions(item.path(), std::fs::Permissions::from_mode(0o700)));
+        }
+    }
+    std::fs::remove_dir_all(directory)
+}
+
+/// The part of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// Paths for rsync, each ended by NUL.
+    pub(super) list: Vec<u8>,
+    /// Bytes on disk.
+    pub(super) bytes: u64,
+    cost: u64,
+}
+
+/// Shares out everything but directories: large things first, each to the worker that has least; names of one inode are one
+/// thing, or their link would be lost.
+pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> Vec<Share> {
+    let mut things: HashMap<u64, Thing> = HashMap::new();
+    let mut alone = Vec::new();
+    for (index, (entry, stamp)) in entries.iter().zip(stamps).enumerate() {
+        if matches!(entry.kind, Kind::Directory { .. }) {
+            continue;
+        }
+        let bytes = entry.bytes().min(stamp.allocated);
+        match entry.link_group {
+            None => alone.push(Thing { bytes, cost: bytes + ENTRY_COST, members: vec![index] }),
+            Some(group) => {
+                let thing = things.entry(group).or_insert(Thing { bytes, cost: bytes, members: Vec::new() });
+                thing.cost += ENTRY_COST;
+                thing.members.push(index);
+            }
+        }
+    }
+    alone.extend(things.into_values());
+    alone.sort_unstable_by_key(|thing| (std::cmp::Reverse(thing.cost), thing.members[0]));
+    let mut shares: Vec<Share> = std::iter::repeat_with(Share::default).take(workers.max(1)).collect();
+    for thing in alone {
+        // There is at least one share.
+        let Some(share) = shares.iter_mut().min_by_key(|share| share.cost) else { break };
+        share.cost += thing.cost;
+        share.bytes += thing.bytes;
+        for member in thing.members {
+            push_path(&mut share.list, &entries[member].path);
+        }
+    }
+    shares.retain(|share| !share.list.is_empty());
+    shares
+}
+
+struct Thing {
+    bytes: u64,
+    cost: u64,
+    members: Vec<usize>,
+}
+
+/// `./` before a path keeps rsync from taking `#name` for a comment.
+fn push_path(list: &mut Vec<u8>, path: &[u8]) {
+    list.extend_from_slice(b"./");
+    list.extend_from_slice(path);
+    list.push(0);
+}
+
+/// The directories of a tree, parents first; the first is the tree itself.
+pub(super) fn directories(entries: &[Entry]) -> Vec<Vec<u8>> {
+    let directories = entries.iter().filter(|entry| matches!(entry.kind, Kind::Directory { .. }));
+    directories.map(|entry| entry.path.clone()).collect()
+}
+
+/// Makes all directories, open to us for now.
+pub(super) fn make_directories(directories: &[Vec<u8>], to: PathBuf) -> io::Result<()> {
+    for directory in directories.iter().filter(|directory| !directory.is_empty()) {
+        std::fs::create_dir(to.join(OsStr::from_bytes(directory)))?;
+    }
+    Ok(())
+}
+
+/// Restores one share.
+pub(super) fn restore_files(
+    copy: &Path,
+    to: &Path,
+    list: &[u8],
+    on_bytes: &(dyn Fn(u64) + Sync),
+) -> Result<Ended, RsyncError> {
+    // The directories exist, and their times must not be set while other workers still write into them.
+    rsync::run(copy, to, &["--no-implied-dirs".into(), "--whole-file".into()], Some(list), on_bytes)
+}
+
+/// Gives all directories their metadata.
+pub(super) fn restore_directories(
+    copy: &Path,
+    to: &Path,
+    directories: &[Vec<u8>],
+) -> Result<Ended, RsyncError> {
+    let mut list = Vec::new();
+    for directory in directories {
+        push_path(&mut list, directory);
+    }
+    rsync::run(copy, to, &["--no-recursive".into(), "--dirs".into()], Some(&list), &|_| {})
+}
+
+/// A full disk has a name of its own: the answer is then not known.
+pub(super) fn full_or(source: io::Error, scratch: &Path) -> VerifyError {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            VerifyError::Restore(RsyncError::NoSpace { to: scratch.to_owned() })
+        }
+        _ => VerifyError::Scratch { scratch: scratch.to_owned(), source },
+    }
+}
+
+/// A worker's result.
+pub(super) fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) -> Result<Ended, RsyncError> {
+    worker.join().unwrap_or_else(|_| {
+        let source = io::Error::other("a restoring thread panicked");
+        Err(RsyncError::Io { from: PathBuf::new(), source })
+    })
+}

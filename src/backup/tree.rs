@@ -1,0 +1,248 @@
+//! The backup of one tree: scanned, copied, and looked at again, so that a live tree gets an honest manifest.
+//!
+//! ```text
+//! scan ─→ rsync ─→ look again ─→ nothing changed: this is what was copied
+//!                      │
+//!                      └─ changed ─→ rsync ─→ look again ─→ what changed once more is marked unstable
+//! ```
+//!
+//! "Look again" stats every entry and reads only files that changed or are too young to tell. An entry that was the same
+//! before and after the copying was copied in that state, so any difference in the copy is damage. Only an entry that the
+//! source really changed during the last copying is *unstable*; a difference there is not held against the copy, and not
+//! called proven either. A tree that must be proven whole is best a read-only snapshot.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::place::{InvalidTree, Place};
+use super::rsync::{self, Ended, RsyncError};
+use crate::manifest::entry::{Entry, Status, path_order};
+use crate::manifest::exclude::Excludes;
+use crate::manifest::format::FormatError;
+use crate::manifest::scan::{Scan, ScanError, scan_again};
+use crate::manifest::{Manifest, Progress, ScanOptions, Summary, write_file};
+use crate::system::durable::{self, DurableError};
+
+/// What is copied and how.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// What is left out; a copy that holds it from before loses it.
+    pub excludes: Excludes,
+    /// Copy other filesystems and subvolumes too.
+    pub cross_mounts: bool,
+    /// Compare files by content where the copy already has one of the same size and time: repairs a damaged copy.
+    pub by_content: bool,
+}
+
+/// What a backup is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupProgress {
+    /// Reading the source.
+    Scanning(Progress),
+    /// Copying; bytes so far.
+    Copying(u64),
+    /// Looking again at the source.
+    Checking(Progress),
+}
+
+/// A finished backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// Where it is.
+    pub place: Place,
+    /// The source's id and totals.
+    pub summary: Summary,
+    /// Entries that changed while they were copied, twice.
+    pub unstable: u64,
+    /// Entries of the source that could not be read.
+    pub unreadable: u64,
+}
+
+/// A backup that was not finished; the store then holds no manifest for this tree.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The tree has no place in a store.
+    #[error("failed to find a place in the store")]
+    Tree(#[from] InvalidTree),
+    /// The store would be copied into itself.
+    #[error("the store {} is inside the tree {} and not excluded", .store.display(), .tree.display())]
+    StoreInsideTree {
+        /// The store.
+        store: PathBuf,
+        /// The tree.
+        tree: PathBuf,
+    },
+    /// A path could not be looked at.
+    #[error("failed to look at {}", .path.display())]
+    Look {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The source could not be scanned.
+    #[error("failed to scan {}", .tree.display())]
+    Scan {
+        /// The tree.
+        tree: PathBuf,
+        /// Why.
+        source: ScanError,
+    },
+    /// The copying failed.
+    #[error("failed to copy {}", .tree.display())]
+    Copy {
+        /// The tree.
+        tree: PathBuf,
+        /// Why.
+        source: RsyncError,
+    },
+    /// Some of the source was not copied.
+    #[error("failed to copy all of {}: {words}", .tree.display())]
+    Incomplete {
+        /// The tree.
+        tree: PathBuf,
+        /// rsync's.
+        words: String,
+    },
+    /// The store could not be written durably.
+    #[error("failed to write the store")]
+    Store(#[from] DurableError),
+    /// The manifest could not be written.
+    #[error("failed to finish the backup")]
+    Manifest(#[from] FormatError),
+}
+
+/// Copies a tree into a store. When this returns, the copy and its manifest survive a power cut.
+///
+/// Repeatable: a second call brings the copy up to date. While it runs, and after an error, the place has no manifest, so an
+/// unfinished copy is never taken for a backup.
+///
+/// # Errors
+/// When the source cannot be read or the store not written.
+pub fn back_up(
+    tree: &Path,
+    store: &Path,
+    options: &BackupOptions,
+    progress: &(dyn Fn(BackupProgress) + Sync),
+) -> Result<Backup, BackupError> {
+    let look = |path: &Path| {
+        std::fs::canonicalize(path).map_err(|source| BackupError::Look { path: path.to_owned(), source })
+    };
+    durable::private_directory(store)?;
+    let (tree, store) = (look(tree)?, look(store)?);
+    refuse_recursion(&tree, &store, options)?;
+    let place = Place::of(&store, &tree)?;
+    durable::private_directory(place.directory())?;
+    durable::remove_file(&place.manifest())?;
+    durable::private_directory(&place.copy())?;
+    let manifest = copy_and_describe(&tree, &place, options, progress)?;
+    // The manifest says that the copy is whole, so the copy must be on the disk before it.
+    durable::sync_filesystem(&place.copy())?;
+    write_file(&manifest, &place.manifest())?;
+    let count =
+        |wanted: fn(&Status) -> bool| manifest.entries.iter().filter(|e| wanted(&e.status)).count() as u64;
+    Ok(Backup {
+        unstable: count(|status| *status == Status::Unstable),
+        unreadable: count(|status| matches!(status, Status::Unreadable(_))),
+        summary: manifest.summary,
+        place,
+    })
+}
+
+fn copy_and_describe(
+    tree: &Path,
+    place: &Place,
+    options: &BackupOptions,
+    progress: &(dyn Fn(BackupProgress) + Sync),
+) -> Result<Manifest, BackupError> {
+    let scan_options = ScanOptions {
+        excludes: options.excludes.clone(),
+        cross_mounts: options.cross_mounts,
+        ..ScanOptions::default()
+    };
+    let scan = |before: Option<&Scan>| {
+        let told = |state| {
+            progress(if before.is_some() {
+                BackupProgress::Checking(state)
+            } else {
+                BackupProgress::Scanning(state)
+            });
+        };
+        scan_again(tree, &scan_options, before, &told)
+            .map_err(|source| BackupError::Scan { tree: tree.to_owned(), source })
+    };
+    let first = scan(None)?;
+    copy(tree, place, options, progress)?;
+    let second = scan(Some(&first))?;
+    if changed(&first, &second).is_empty() && first.manifest.summary == second.manifest.summary {
+        return Ok(second.manifest);
+    }
+    copy(tree, place, options, progress)?;
+    let third = scan(Some(&second))?;
+    let moving = changed(&second, &third);
+    let Manifest { header, mut entries, .. } = third.manifest;
+    for place in moving {
+        mark_unstable(&mut entries[place]);
+    }
+    Ok(Manifest::new(header, entries)?)
+}
+
+fn copy(
+    tree: &Path,
+    place: &Place,
+    options: &BackupOptions,
+    progress: &(dyn Fn(BackupProgress) + Sync),
+) -> Result<(), BackupError> {
+    let mut arguments: Vec<OsString> = vec!["--delete".into(), "--delete-excluded".into()];
+    arguments.extend(options.excludes.rsync_arguments());
+    if !options.cross_mounts {
+        arguments.push("--one-file-system".into());
+    }
+    if options.by_content {
+        arguments.push("--checksum".into());
+    }
+    let told = |bytes| progress(BackupProgress::Copying(bytes));
+    match rsync::run(tree, &place.copy(), &arguments, None, &told) {
+        Ok(Ended::Complete | Ended::Vanished) => Ok(()),
+        Ok(Ended::Partial(words)) => Err(BackupError::Incomplete { tree: tree.to_owned(), words }),
+        Err(source) => Err(BackupError::Copy { tree: tree.to_owned(), source }),
+    }
+}
+
+/// The entries of `after`, by index, that were not there before, or not in this state. What is gone shows in its directory,
+/// whose times moved.
+fn changed(before: &Scan, after: &Scan) -> Vec<usize> {
+    let mut old = before.manifest.entries.iter().zip(&before.stamps).peekable();
+    let mut changed = Vec::new();
+    for (index, (entry, stamp)) in after.manifest.entries.iter().zip(&after.stamps).enumerate() {
+        while old.next_if(|(then, _)| path_order(&then.path, &entry.path).is_lt()).is_some() {}
+        let same = old
+            .peek()
+            .is_some_and(|(then, old)| then.path == entry.path && *old == stamp && then.kind == entry.kind);
+        if !same {
+            changed.push(index);
+        }
+    }
+    changed
+}
+
+fn mark_unstable(entry: &mut Entry) {
+    if entry.status == Status::Stable {
+        entry.status = Status::Unstable;
+    }
+}
+
+fn refuse_recursion(tree: &Path, store: &Path, options: &BackupOptions) -> Result<(), BackupError> {
+    let Ok(inside) = store.strip_prefix(tree) else { return Ok(()) };
+    let device = |path: &Path| {
+        let seen = std::fs::metadata(path).map(|metadata| metadata.dev());
+        seen.map_err(|source| BackupError::Look { path: path.to_owned(), source })
+    };
+    let reached = options.cross_mounts || device(store)? == device(tree)?;
+    if !reached || options.excludes.covers(inside.as_os_str().as_bytes()) {
+        return Ok(());
+    }
+    Err(BackupError::StoreInsideTree { store: store.to_owned(), tree: tree.to_owned() })
+}

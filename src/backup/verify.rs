@@ -1,0 +1,423 @@
+//! Proving a copy: by reading it where it is, or by really restoring it and reading what came out.
+//!
+//! The restore is done by rsync, several at once, for two reasons: it is the tool with which a person would restore this copy
+//! at 3 a.m., so it is its restore that must be proven; and it already keeps links, holes, ACLs and attributes. The paths are
+//! shared out by size, names of one inode always to the same worker. Directories are made first, and get their owners, modes
+//! and times last, when nobody writes into them any more.
+//!
+//! What is read comes from the disk as far as the kernel lets us: the copy and the restored tree are synced and dropped from
+//! the cache before they are read.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::restore::{self, Share};
+use super::rsync::{Ended, RsyncError};
+use crate::manifest::compare::{Carried, compare};
+use crate::manifest::exclude::{Excludes, InvalidPattern};
+use crate::manifest::format::{FormatError, Header};
+use crate::manifest::scan::{ScanError, survey};
+use crate::manifest::verdict::{Class, Difference};
+use crate::manifest::{Manifest, Progress, Report, ScanOptions, open_file, scan};
+use crate::system::durable::{self, DurableError};
+
+/// How a copy is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyOptions {
+    /// How many rsyncs restore at once.
+    pub workers: usize,
+    /// How many differences are kept in full.
+    pub kept: usize,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        // Each rsync is two busy programs; more than eight only fight for the disk.
+        Self { workers: cores.clamp(2, 8), kept: crate::manifest::verdict::DEFAULT_KEPT }
+    }
+}
+
+/// What a verification is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyProgress {
+    /// Listing the copy.
+    Listing,
+    /// Restoring: bytes so far, of how many.
+    Restoring {
+        /// Bytes so far.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
+    /// Reading what is compared.
+    Reading(Progress),
+}
+
+/// It could not be found out whether the copy is good.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The manifest cannot be used.
+    #[error("failed to read the manifest {}", .path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FormatError,
+    },
+    /// The manifest's own exclude patterns make no sense.
+    #[error("the manifest's exclude patterns are not usable")]
+    Excludes(#[from] InvalidPattern),
+    /// The copy, or what was restored from it, could not be read.
+    #[error("failed to read {}", .tree.display())]
+    Read {
+        /// Which.
+        tree: PathBuf,
+        /// Why.
+        source: ScanError,
+    },
+    /// The scratch directory is too small, as far as can be known beforehand.
+    #[error("restoring needs {needed} bytes and {} has {free}", .scratch.display())]
+    TooSmall {
+        /// The directory.
+        scratch: PathBuf,
+        /// Bytes on disk of the copy.
+        needed: u64,
+        /// Bytes free for us.
+        free: u64,
+    },
+    /// The scratch directory could not be used.
+    #[error("failed to use the scratch directory {}", .scratch.display())]
+    Scratch {
+        /// The directory.
+        scratch: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The restoring failed.
+    #[error("failed to restore the copy")]
+    Restore(#[from] RsyncError),
+    /// rsync complained, and nothing differs that would explain it.
+    #[error("the restore was not complete: {words}")]
+    Complaint {
+        /// rsync's words.
+        words: String,
+    },
+    /// What was written could not be made durable, so it cannot be read back from the disk.
+    #[error("failed to sync")]
+    Sync(#[from] DurableError),
+}
+
+/// Reads a copy where it is and compares it with a manifest. Reaches the level "stored".
+///
+/// # Errors
+/// When that could not be done; never because of what the copy holds.
+pub fn verify_stored(
+    copy: &Path,
+    manifest: &Path,
+    options: VerifyOptions,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Report, VerifyError> {
+    let scan_options = scan_options(&header(manifest)?)?;
+    let found = read(copy, &scan_options, progress)?;
+    let mut report = Report::keeping(options.kept);
+    judge(manifest, &found, Carried::ALL, &mut report)?;
+    report.levels.stored = true;
+    Ok(report)
+}
+
+/// Restores a copy into a fresh private directory below `scratch`, compares what came out with a manifest, and removes it
+/// again. Reaches the levels "stored" and "restored".
+///
+/// Repeatable. After a crash a directory `safe-upgrade-restore-*` may be left in `scratch`.
+///
+/// # Errors
+/// When that could not be done, a full scratch included; never because of what the copy holds.
+pub fn verify_restored(
+    copy: &Path,
+    manifest: &Path,
+    scratch: &Path,
+    options: VerifyOptions,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Report, VerifyError> {
+    let scan_options = scan_options(&header(manifest)?)?;
+    progress(VerifyProgress::Listing);
+    let copy = std::fs::canonicalize(copy).map_err(|source| VerifyError::Read {
+        tree: copy.to_owned(),
+        source: ScanError::Tree { tree: copy.to_owned(), source },
+    })?;
+    // Only clean pages can be dropped from the cache.
+    durable::sync_filesystem(&copy)?;
+    let walked =
+        survey(&copy, &scan_options).map_err(|source| VerifyError::Read { tree: copy.clone(), source })?;
+    let shares = restore::share_out(&walked.entries, &walked.stamps, options.workers);
+    let needed = shares.iter().map(|share| share.bytes).sum();
+    let private = restore::Private::create(scratch)
+        .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })?;
+    check_room(scratch, needed)?;
+    let directories = restore::directories(&walked.entries);
+    drop(walked);
+    restore::make_directories(&directories, private.path())
+        .map_err(|source| restore::full_or(source, scratch))?;
+    let words = restore_shares(&copy, &private.path(), &shares, &directories, needed, progress)?;
+    durable::sync_filesystem(&private.path())?;
+    let found = read(&private.path(), &scan_options, progress)?;
+    let mut report = Report::keeping(options.kept);
+    judge(manifest, &found, Carried::restored_by(rustix::process::geteuid().is_root()), &mut report)?;
+    report.levels.stored = true;
+    report.levels.restored = words.is_empty();
+    if let Err(error) = private.remove() {
+        report.remarks.push(format!("the restored tree could not be removed: {error}"));
+    }
+    explain(words, report)
+}
+
+/// What rsync complained about must show as a difference; otherwise something was lost that is not compared.
+fn explain(words: Vec<String>, mut report: Report) -> Result<Report, VerifyError> {
+    if report.total() == 0 && !words.is_empty() {
+        return Err(VerifyError::Complaint { words: words.join("; ") });
+    }
+    report.remarks.extend(words.into_iter().map(|words| format!("rsync: {words}")));
+    Ok(report)
+}
+
+fn restore_shares(
+    copy: &Path,
+    to: &Path,
+    shares: &[Share],
+    directories: &[Vec<u8>],
+    total: u64,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Vec<String>, VerifyError> {
+    let done: Vec<AtomicU64> = shares.iter().map(|_| AtomicU64::new(0)).collect();
+    let ended: Vec<Result<Ended, RsyncError>> = std::thread::scope(|scope| {
+        let done = &done;
+        let workers: Vec<_> = shares
+            .iter()
+            .enumerate()
+            .map(|(number, share)| {
+                scope.spawn(move || {
+                    restore::restore_files(copy, to, &share.list, &|bytes| {
+                        done[number].store(bytes, Relaxed);
+                        let done = done.iter().map(|bytes| bytes.load(Relaxed)).sum();
+                        progress(VerifyProgress::Restoring { done, total });
+                    })
+                })
+            })
+            .collect();
+        workers.into_iter().map(restore::joined).collect()
+    });
+    let mut words = Vec::new();
+    for ended in ended.into_iter().chain([restore::restore_directories(copy, to, directories)]) {
+        match ended? {
+            Ended::Complete => {}
+            Ended::Vanished => words.push("files of the copy vanished while it was restored".to_owned()),
+            Ended::Partial(text) => words.push(text),
+        }
+    }
+    Ok(words)
+}
+
+fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
+    let room = rustix::fs::statvfs(scratch)
+        .map_err(|errno| VerifyError::Scratch { scratch: scratch.to_owned(), source: errno.into() })?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < needed {
+        return Err(VerifyError::TooSmall { scratch: scratch.to_owned(), needed, free });
+    }
+    Ok(())
+}
+
+fn read(
+    tree: &Path,
+    options: &ScanOptions,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Manifest, VerifyError> {
+    scan(tree, options, &|state| progress(VerifyProgress::Reading(state)))
+        .map_err(|source| VerifyError::Read { tree: tree.to_owned(), source })
+}
+
+fn judge(path: &Path, found: &Manifest, carried: Carried, report: &mut Report) -> Result<(), VerifyError> {
+    let unusable = |source| VerifyError::Manifest { path: path.to_owned(), source };
+    let mut reader = open_file(path).map_err(unusable)?;
+    compare(&mut reader, found.entries.iter().map(Ok), carried, report).map_err(unusable)?;
+    report.manifest = reader.summary();
+    if report.entries == 0 {
+        report.add(Difference {
+            class: Class::NotChecked,
+            path: Vec::new(),
+            expected: "something to check".to_owned(),
+            found: "nothing was checked".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn header(path: &Path) -> Result<Header, VerifyError> {
+    let reader = open_file(path);
+    reader
+        .map(|reader| reader.header().clone())
+        .map_err(|source| VerifyError::Manifest { path: path.to_owned(), source })
+}
+
+/// What the manifest left out is not looked for in the copy either.
+fn scan_options(header: &Header) -> Result<ScanOptions, VerifyError> {
+    Ok(ScanOptions {
+        excludes: Excludes::parse(&header.excludes)?,
+        cross_mounts: !header.one_filesystem,
+        threads: None,
+        evict: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BackupOptions, Place, back_up};
+    use super::*;
+    use crate::manifest::{Class, Verdict};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Lab {
+        dir: tempfile::TempDir,
+    }
+
+    impl Lab {
+        /// A source with every awkward thing, and its backup; `None` without rsync.
+        fn new() -> Option<Self> {
+            if crate::system::exec::find_tool("rsync").is_err() {
+                println!("skipped: rsync is not installed");
+                return None;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let lab = Self { dir };
+            let at = |name: &str| lab.source().join(name);
+            std::fs::create_dir_all(at("d/locked")).unwrap();
+            for n in 0..50 {
+                std::fs::write(at(&format!("d/{n}")), vec![n; 1000 * usize::from(n)]).unwrap();
+            }
+            std::fs::write(at("#comment"), b"1").unwrap();
+            std::fs::write(at(";comment\n with newline"), b"2").unwrap();
+            std::fs::write(lab.source().join(std::ffi::OsStr::new("d/locked/x")), b"3").unwrap();
+            std::fs::hard_link(at("d/7"), at("seven")).unwrap();
+            std::fs::hard_link(at("d/8"), at("d/locked/eight")).unwrap();
+            symlink("d/7", at("link")).unwrap();
+            std::fs::File::create(at("holes")).unwrap().set_len(50 << 20).unwrap();
+            std::fs::set_permissions(at("d/locked"), std::fs::Permissions::from_mode(0o555)).unwrap();
+            std::fs::set_permissions(lab.source(), std::fs::Permissions::from_mode(0o755)).unwrap();
+            lab.back_up();
+            Some(lab)
+        }
+
+        fn source(&self) -> PathBuf {
+            self.dir.path().join("source")
+        }
+
+        fn back_up(&self) -> super::super::Backup {
+            let options = BackupOptions { by_content: true, ..BackupOptions::default() };
+            back_up(&self.source(), &self.dir.path().join("store"), &options, &|_| {}).unwrap()
+        }
+
+        fn place(&self) -> Place {
+            Place::of(&self.dir.path().join("store"), &self.source()).unwrap()
+        }
+
+        fn verify(&self) -> Result<Report, VerifyError> {
+            let (place, scratch) = (self.place(), self.dir.path().join("scratch"));
+            let stored = verify_stored(&place.copy(), &place.manifest(), VerifyOptions::default(), &|_| {})?;
+            let restored = verify_restored(
+                &place.copy(),
+                &place.manifest(),
+                &scratch,
+                VerifyOptions::default(),
+                &|_| {},
+            )?;
+            assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "the scratch is empty again");
+            assert_eq!(stored.differences(), restored.differences());
+            Ok(restored)
+        }
+    }
+
+    #[test]
+    fn a_restored_backup_is_the_same() {
+        let Some(lab) = Lab::new() else { return };
+        let report = lab.verify().unwrap();
+        assert_eq!(report.differences(), []);
+        assert!(report.is_same());
+        assert!(report.levels.restored);
+        assert_eq!(Some(report.entries), report.manifest.map(|summary| summary.entries));
+    }
+
+    #[test]
+    fn every_damage_is_named_and_a_second_backup_repairs_it() {
+        let Some(lab) = Lab::new() else { return };
+        let at = |name: &str| lab.place().copy().join(name);
+        let keep_time = |path: &Path, change: &dyn Fn()| {
+            let time = std::fs::metadata(path).unwrap().modified().unwrap();
+            change();
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_times(std::fs::FileTimes::new().set_modified(time)).unwrap();
+        };
+        keep_time(&at("d/9"), &|| std::fs::write(at("d/9"), vec![0; 9000]).unwrap());
+        std::fs::set_permissions(at("d/10"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let report = lab.verify().unwrap();
+        let found: Vec<_> = report.differences().iter().map(|d| (d.class, d.path.as_slice())).collect();
+        assert_eq!(found, [(Class::Mode, b"d/10".as_slice()), (Class::Content, b"d/9")]);
+        assert_eq!(report.verdict(), Verdict::NotSame);
+        lab.back_up();
+        assert!(lab.verify().unwrap().is_same());
+    }
+
+    #[test]
+    fn a_backup_that_was_not_finished_cannot_be_verified() {
+        let Some(lab) = Lab::new() else { return };
+        std::fs::remove_file(lab.place().manifest()).unwrap();
+        assert!(matches!(lab.verify(), Err(VerifyError::Manifest { .. })));
+    }
+
+    #[test]
+    fn an_empty_copy_is_not_the_same() {
+        let Some(lab) = Lab::new() else { return };
+        std::fs::remove_dir_all(lab.place().copy()).unwrap();
+        assert!(matches!(lab.verify(), Err(VerifyError::Read { .. })));
+        std::fs::create_dir(lab.place().copy()).unwrap();
+        assert_eq!(lab.verify().unwrap().verdict(), Verdict::NotSame);
+    }
+
+    #[test]
+    fn a_full_scratch_is_not_an_answer() {
+        let Some(lab) = Lab::new() else { return };
+        let scratch = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=400k,nodev,nosuid", "tmpfs"])
+            .arg(scratch.path())
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            return println!("skipped: mounting a tmpfs needs root");
+        }
+        let place = lab.place();
+        let verify = |copy: &Path| {
+            verify_restored(copy, &place.manifest(), scratch.path(), VerifyOptions::default(), &|_| {})
+        };
+        let result = verify(&place.copy());
+        // Compressible by holes only on the way in: many small files need more than their bytes.
+        let small = lab.dir.path().join("small");
+        std::fs::create_dir(&small).unwrap();
+        for n in 0..3000 {
+            std::os::unix::fs::symlink("t".repeat(200), small.join(n.to_string())).unwrap();
+        }
+        let full = verify(&small);
+        let left = std::fs::read_dir(scratch.path()).unwrap().count();
+        assert!(std::process::Command::new("umount").arg(scratch.path()).status().unwrap().success());
+        assert!(matches!(result, Err(VerifyError::TooSmall { .. })), "{result:?}");
+        assert!(matches!(full, Err(VerifyError::Restore(RsyncError::NoSpace { .. }))), "{full:?}");
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_store_inside_the_tree_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = BackupOptions::default();
+        let result = back_up(dir.path(), &dir.path().join("store"), &options, &|_| {});
+        assert!(matches!(result, Err(super::super::BackupError::StoreInsideTree { .. })), "{result:?}");
+    }
+}

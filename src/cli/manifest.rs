@@ -1,0 +1,349 @@
+//! `safe-upgrade manifest`: take, show, compare and export manifests.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::verify::{exit_of, print_json, print_text, put_bytes};
+use crate::error::{Exit, Failure};
+use crate::manifest::compare::{Carried, compare};
+use crate::manifest::entry::{Edge, Entry, Kind, Mtime, Status};
+use crate::manifest::exclude::Excludes;
+use crate::manifest::format::FormatError;
+use crate::manifest::{Header, Report, ScanOptions, Summary, open_file, scan, write_file};
+use crate::system::show;
+
+/// Takes, shows, compares and exports manifests. Needs no root and no configuration.
+#[derive(Debug, clap::Args)]
+pub struct ManifestArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ManifestCommand,
+}
+
+/// What can be done with manifests.
+#[derive(Debug, clap::Subcommand)]
+pub enum ManifestCommand {
+    /// Reads a tree and writes its manifest.
+    Create(CreateArgs),
+    /// Says what a manifest is of, and that it is whole.
+    Show {
+        /// The manifest.
+        file: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compares two manifests.
+    Diff {
+        /// What should be.
+        a: PathBuf,
+        /// What is.
+        b: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints the entries of a manifest; if the exit code is not 0, what was printed is not all of it.
+    Export {
+        /// The manifest.
+        file: PathBuf,
+        /// How.
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+    },
+}
+
+/// Options of `manifest create`.
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    /// The tree, a directory.
+    pub tree: PathBuf,
+    /// Where the manifest is written; an existing one is replaced at once.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Leave out what matches, with all below: a path in the tree, with `?`, `*` and `**` (may be given several times).
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<OsString>,
+    /// Enter other filesystems and subvolumes below the tree.
+    #[arg(long)]
+    pub cross_mounts: bool,
+}
+
+/// How entries are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object per entry.
+    Jsonl,
+    /// Lines for `b3sum --check`; regular files only.
+    B3sum,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// When the answer could not be found out or written.
+pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    match &args.command {
+        ManifestCommand::Create(args) => create(args, out),
+        ManifestCommand::Show { file, json } => show_file(file, *json, out),
+        ManifestCommand::Diff { a, b, json } => diff(a, b, *json, out),
+        ManifestCommand::Export { file, format } => export(file, *format, out),
+    }
+}
+
+fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let patterns: Vec<Vec<u8>> = args.exclude.iter().map(|pattern| pattern.clone().into_vec()).collect();
+    let excludes = Excludes::parse(&patterns).map_err(|error| Failure::usage(error.to_string()))?;
+    refuse_output_inside(args, &excludes)?;
+    let options = ScanOptions { excludes, cross_mounts: args.cross_mounts, ..ScanOptions::default() };
+    let begun = Instant::now();
+    let tree = show::path(&args.tree);
+    let manifest = scan(&args.tree, &options, &|_| {})
+        .map_err(|error| Failure::failed(format!("could not read {tree}"), error))?;
+    write_file(&manifest, &args.output)
+        .map_err(|error| Failure::failed(format!("could not write {}", show::path(&args.output)), error))?;
+    let Summary { entries, bytes, id } = manifest.summary;
+    let count = |wanted: fn(&Entry) -> bool| manifest.entries.iter().filter(|entry| wanted(entry)).count();
+    let unreadable = count(|entry| matches!(entry.status, Status::Unreadable(_)));
+    let unstable = count(|entry| entry.status == Status::Unstable);
+    let mut text = format!(
+        "{entries} entries, {bytes} bytes of content, in {:.1} s\nid {id}\n",
+        begun.elapsed().as_secs_f64()
+    );
+    if unstable > 0 {
+        text.push_str(&format!("{unstable} entries changed while they were read, and are marked unstable\n"));
+    }
+    if unreadable > 0 {
+        text.push_str(&format!("{unreadable} entries could not be read, and are marked so\n"));
+    }
+    out.write_all(text.as_bytes()).map_err(no_output)?;
+    Ok(if unreadable > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// A manifest in its own tree would be an entry that changes whenever it is written.
+fn refuse_output_inside(args: &CreateArgs, excludes: &Excludes) -> Result<(), Failure> {
+    let look = |path: &Path| {
+        std::fs::canonicalize(path)
+            .map_err(|error| Failure::failed(format!("could not look at {}", show::path(path)), error))
+    };
+    let tree = look(&args.tree)?;
+    let parent = args.output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = look(parent.unwrap_or(Path::new(".")))?;
+    let Some(name) = args.output.file_name() else {
+        return Err(Failure::usage(format!("{} is no file name", show::path(&args.output))));
+    };
+    let output = directory.join(name);
+    let Ok(inside) = output.strip_prefix(&tree) else { return Ok(()) };
+    if excludes.covers(inside.as_os_str().as_bytes()) {
+        return Ok(());
+    }
+    let message = format!("{} is inside the tree {}", show::path(&output), show::path(&tree));
+    Err(Failure::usage(message).hint("write it elsewhere, or leave it out with --exclude"))
+}
+
+/// What is counted while a manifest is read to its end.
+#[derive(Default)]
+struct Seen {
+    kinds: std::collections::BTreeMap<&'static str, u64>,
+    edges: u64,
+    unstable: u64,
+    unreadable: u64,
+}
+
+impl Seen {
+    fn add(&mut self, entry: &Entry) {
+        *self.kinds.entry(entry.kind.name()).or_default() += 1;
+        self.edges += u64::from(matches!(entry.kind, Kind::Directory { edge: Edge::Mount | Edge::Stub }));
+        self.unstable += u64::from(entry.status == Status::Unstable);
+        self.unreadable += u64::from(matches!(entry.status, Status::Unreadable(_)));
+    }
+}
+
+fn show_file(file: &Path, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut reader = open_file(file).map_err(|error| unusable(file, error))?;
+    let mut seen = Seen::default();
+    for entry in &mut reader {
+        seen.add(&entry.map_err(|error| unusable(file, error))?);
+    }
+    // The loop ended without an error, so the footer was found.
+    let Some(summary) = reader.summary() else { return Err(Failure::new(Exit::Failed, "no footer")) };
+    let text = match json {
+        true => format!("{}\n", header_json(reader.header(), &summary, &seen)),
+        false => header_text(reader.header(), &summary, &seen),
+    };
+    out.write_all(text.as_bytes()).map_err(no_output)?;
+    Ok(Exit::Done)
+}
+
+fn header_text(header: &Header, summary: &Summary, seen: &Seen) -> String {
+    let patterns: Vec<String> = header.excludes.iter().map(|pattern| show::bytes(pattern)).collect();
+    let kinds: Vec<String> = seen.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let mounts = match (header.one_filesystem, header.crossed_mounts) {
+        (true, _) => format!("not entered ({} left out)", seen.edges),
+        (false, true) => "entered".to_owned(),
+        (false, false) => "none met".to_owned(),
+    };
+    format!(
+        "id        {}\ntree      {}\nhost      {}\ntaken     {} to {} by {}\nentries   {} ({})\nbytes     {}\n\
+         excludes  {}\nmounts    {mounts}\nunstable  {}\nunreadable {}\nthe manifest is whole\n",
+        summary.id,
+        show::bytes(&header.tree),
+        show::line(&header.host),
+        time(header.started),
+        time(header.ended),
+        show::line(&header.tool),
+        summary.entries,
+        kinds.join(", "),
+        summary.bytes,
+        if patterns.is_empty() { "none".to_owned() } else { patterns.join("  ") },
+        seen.unstable,
+        seen.unreadable,
+    )
+}
+
+fn header_json(header: &Header, summary: &Summary, seen: &Seen) -> Value {
+    let mut object = Map::new();
+    object.insert("schema".to_owned(), 1.into());
+    object.insert("id".to_owned(), summary.id.to_string().into());
+    put_bytes(&mut object, "tree", &header.tree);
+    let excludes: Vec<Value> = header.excludes.iter().map(|pattern| show::bytes(pattern).into()).collect();
+    let more = json!({
+        "host": header.host,
+        "tool": header.tool,
+        "started": time(header.started),
+        "ended": time(header.ended),
+        "excludes": excludes,
+        "one_filesystem": header.one_filesystem,
+        "crossed_mounts": header.crossed_mounts,
+        "entries": summary.entries,
+        "bytes": summary.bytes,
+        "kinds": seen.kinds,
+        "edges": seen.edges,
+        "unstable": seen.unstable,
+        "unreadable": seen.unreadable,
+    });
+    if let Value::Object(more) = more {
+        object.extend(more);
+    }
+    Value::Object(object)
+}
+
+fn diff(a: &Path, b: &Path, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut expected = open_file(a).map_err(|error| unusable(a, error))?;
+    let mut found = open_file(b).map_err(|error| unusable(b, error))?;
+    let mut report = Report::default();
+    compare(&mut expected, &mut found, Carried::ALL, &mut report).map_err(|error| {
+        let message = format!("could not compare {} with {}", show::path(a), show::path(b));
+        Failure::failed(message, error)
+    })?;
+    report.manifest = expected.summary();
+    let printed = if json { print_json(&report, out) } else { print_text(&report, out) };
+    printed.map_err(no_output)?;
+    Ok(exit_of(&report))
+}
+
+fn export(file: &Path, format: ExportFormat, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let reader = open_file(file).map_err(|error| unusable(file, error))?;
+    let mut without_hash = 0_u64;
+    for entry in reader {
+        let entry = entry.map_err(|error| unusable(file, error))?;
+        match (format, &entry.kind) {
+            (ExportFormat::Jsonl, _) => writeln!(out, "{}", entry_json(&entry)).map_err(no_output)?,
+            (ExportFormat::B3sum, Kind::File { content: Some(hash), .. }) => {
+                out.write_all(&b3sum_line(hash, &entry.path)).map_err(no_output)?;
+            }
+            (ExportFormat::B3sum, Kind::File { content: None, .. }) => without_hash += 1,
+            (ExportFormat::B3sum, _) => {}
+        }
+    }
+    if without_hash > 0 {
+        let message =
+            format!("{without_hash} files have no hash in {}: they could not be read", show::path(file));
+        return Err(Failure::new(Exit::Failed, message));
+    }
+    Ok(Exit::Done)
+}
+
+/// One line as b3sum 1.x writes and reads it: a backslash in front says that the name is escaped.
+fn b3sum_line(hash: &[u8; 32], path: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(path.len());
+    for &byte in path {
+        match byte {
+            b'\\' => name.extend_from_slice(b"\\\\"),
+            b'\n' => name.extend_from_slice(b"\\n"),
+            b'\r' => name.extend_from_slice(b"\\r"),
+            _ => name.push(byte),
+        }
+    }
+    let mut line = Vec::with_capacity(name.len() + 68);
+    if name.len() != path.len() {
+        line.push(b'\\');
+    }
+    line.extend_from_slice(blake3::Hash::from_bytes(*hash).to_hex().as_bytes());
+    line.extend_from_slice(b"  ");
+    line.extend_from_slice(&name);
+    line.push(b'\n');
+    line
+}
+
+fn entry_json(entry: &Entry) -> Value {
+    let mut object = Map::new();
+    let mut put = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
+    put("type", entry.kind.name().into());
+    put("mode", format!("{:04o}", entry.mode).into());
+    put("uid", entry.uid.into());
+    put("gid", entry.gid.into());
+    put("mtime_seconds", entry.mtime.seconds.into());
+    put("mtime_nanoseconds", entry.mtime.nanoseconds.into());
+    if let Some(group) = entry.link_group {
+        put("link_group", group.into());
+    }
+    match entry.status {
+        Status::Stable => put("status", "stable".into()),
+        Status::Unstable => put("status", "unstable".into()),
+        Status::Unreadable(errno) => {
+            put("status", "unreadable".into());
+            put("errno", errno.into());
+        }
+    }
+    match &entry.kind {
+        Kind::File { size, content } => {
+            put("size", (*size).into());
+            if let Some(hash) = content {
+                put("blake3", blake3::Hash::from_bytes(*hash).to_hex().as_str().into());
+            }
+        }
+        Kind::Directory { edge: Edge::Mount } => put("edge", "mount".into()),
+        Kind::Directory { edge: Edge::Stub } => put("edge", "stub".into()),
+        Kind::CharDevice(device) | Kind::BlockDevice(device) => {
+            put("device", format!("{}:{}", device.major, device.minor).into());
+        }
+        Kind::Symlink { target } => put_bytes(&mut object, "target", target),
+        Kind::Directory { edge: Edge::Inside } | Kind::Fifo | Kind::Socket => {}
+    }
+    put_bytes(&mut object, "path", &entry.path);
+    Value::Object(object)
+}
+
+fn time(Mtime { seconds, nanoseconds }: Mtime) -> String {
+    let nanoseconds = i32::try_from(nanoseconds).unwrap_or(0);
+    match jiff::Timestamp::new(seconds, nanoseconds) {
+        Ok(timestamp) => timestamp.to_string(),
+        Err(_) => format!("{seconds} s after 1970"),
+    }
+}
+
+fn unusable(file: &Path, error: FormatError) -> Failure {
+    Failure::failed(format!("could not use {}", show::path(file)), error)
+}
+
+fn no_output(error: io::Error) -> Failure {
+    Failure::failed("could not write the output", error)
+}

@@ -1,0 +1,128 @@
+//! A sample of a copy, read again: cheap proof that a store which was verified before is still what it was.
+
+use std::collections::BinaryHeap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{OFlags, ResolveFlags};
+
+use super::compare::{Carried, compare};
+use super::content;
+use super::entry::{Entry, Kind, Status, file_name};
+use super::format::FormatError;
+use super::scan::ScanError;
+use super::verdict::{Class, Difference, Report};
+use super::walk::{NO_MODE, node_at};
+
+/// Reads `count` files of a copy again and compares them with the manifest: the largest always, the others chosen by the seed.
+///
+/// The choice is the same for the same seed and manifest, and no file can know beforehand that it will not be asked. Hard
+/// links are not judged. The report says how many entries were checked; a manifest without files yields zero, which is
+/// never "same".
+///
+/// # Errors
+/// When the manifest is damaged or the copy itself cannot be opened.
+pub fn attest_sample(
+    copy: &Path,
+    entries: impl IntoIterator<Item = Result<Entry, FormatError>>,
+    seed: u64,
+    count: usize,
+) -> Result<Report, ScanError> {
+    let sample = choose(entries, seed, count)?;
+    let at_copy = |errno: rustix::io::Errno| ScanError::Tree { tree: copy.to_owned(), source: errno.into() };
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let top = rustix::fs::open(copy, flags, NO_MODE).map_err(at_copy)?;
+    let mut report = Report::default();
+    for mut expected in sample {
+        expected.link_group = None;
+        match look(&top, &expected) {
+            Ok(found) => compare([Ok(&expected)], [Ok(found)], Carried::ALL, &mut report)?,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                compare([Ok(&expected)], std::iter::empty::<Result<Entry, _>>(), Carried::ALL, &mut report)?;
+            }
+            Err(errno) => report.add(Difference {
+                class: Class::Unreadable,
+                path: expected.path,
+                expected: "readable".to_owned(),
+                found: format!("could not be read: {}", std::io::Error::from(errno)),
+            }),
+        }
+    }
+    Ok(report)
+}
+
+/// The largest file, and the `count - 1` with the smallest keyed hash of their paths; holds that many at a time.
+fn choose(
+    entries: impl IntoIterator<Item = Result<Entry, FormatError>>,
+    seed: u64,
+    count: usize,
+) -> Result<Vec<Entry>, FormatError> {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut largest: Option<Entry> = None;
+    let mut heap: BinaryHeap<Ranked> = BinaryHeap::new();
+    for entry in entries {
+        let entry = entry?;
+        if !matches!(entry.kind, Kind::File { .. }) || entry.status != Status::Stable {
+            continue;
+        }
+        if count > 0 && largest.as_ref().is_none_or(|largest| largest.bytes() < entry.bytes()) {
+            largest = Some(entry.clone());
+        }
+        let rank = *blake3::keyed_hash(&key, &entry.path).as_bytes();
+        heap.push(Ranked { rank, entry });
+        if heap.len() > count {
+            heap.pop();
+        }
+    }
+    let mut sample: Vec<Entry> = heap.into_sorted_vec().into_iter().map(|ranked| ranked.entry).collect();
+    if let Some(largest) = largest
+        && !sample.iter().any(|entry| entry.path == largest.path)
+    {
+        sample.pop();
+        sample.push(largest);
+    }
+    Ok(sample)
+}
+
+struct Ranked {
+    rank: [u8; 32],
+    entry: Entry,
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank.cmp(&other.rank)
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank == other.rank
+    }
+}
+
+impl Eq for Ranked {}
+
+/// The entry as the copy has it now; never leaves the copy, follows no link, and opens nothing but regular files.
+fn look(top: &OwnedFd, expected: &Entry) -> Result<Entry, rustix::io::Errno> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let parent = expected.parent().filter(|parent| !parent.is_empty()).unwrap_or(b".");
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat2(top, parent, flags, NO_MODE, beneath)?;
+    let name = CString::new(file_name(&expected.path)).map_err(|_| rustix::io::Errno::INVAL)?;
+    let (entry, is_file) = node_at(dir.as_fd(), &name, expected.path.clone())?;
+    if !is_file {
+        return Ok(entry);
+    }
+    let read = content::read_file(dir.as_fd(), &name, true)?;
+    let status = if read.stable { Status::Stable } else { Status::Unstable };
+    Ok(Entry { kind: Kind::File { size: read.size, content: Some(read.hash) }, status, ..entry })
+}

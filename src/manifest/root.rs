@@ -1,0 +1,272 @@
+//! The Merkle root of a manifest: one id for all entries, whatever the header says about times and places.
+//!
+//! Each directory's hash covers its own metadata and the names and hashes of its children, so two manifests can be compared
+//! subtree by subtree. The hashed bytes are written by hand here, not by the codec of the file: an id must outlive a codec.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::entry::{Edge, Entry, Kind, Status, file_name, parent};
+
+const ENTRY_CONTEXT: &str = "safe-upgrade 2026 manifest v1 entry";
+const DIRECTORY_CONTEXT: &str = "safe-upgrade 2026 manifest v1 directory";
+const ROOT_CONTEXT: &str = "safe-upgrade 2026 manifest v1 root";
+
+/// The id of a manifest: equal exactly when all entries are equal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ManifestId([u8; 32]);
+
+impl ManifestId {
+    /// The id with these bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ManifestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for ManifestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ManifestId({self})")
+    }
+}
+
+/// Text that is not a manifest id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a manifest id is 64 lower-case hexadecimal digits")]
+pub struct InvalidId;
+
+impl FromStr for ManifestId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(InvalidId);
+        }
+        blake3::Hash::from_hex(text).map(|hash| Self(*hash.as_bytes())).map_err(|_| InvalidId)
+    }
+}
+
+/// An entry whose directory is not open: it is missing, is not a directory, or was closed by the order of the entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {} is in no directory of the manifest", crate::system::show::bytes(.path))]
+pub struct OrphanEntry {
+    path: Vec<u8>,
+}
+
+/// Takes the entries in their order and yields the id; keeps one hash state per open directory.
+#[derive(Debug, Default)]
+pub struct RootBuilder {
+    open: Vec<OpenDirectory>,
+    root: Option<blake3::Hash>,
+    entries: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct OpenDirectory {
+    path: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl RootBuilder {
+    /// Adds the next entry; the caller has checked the order.
+    ///
+    /// # Errors
+    /// When the entry's directory is not in the manifest.
+    pub fn push(&mut self, entry: &Entry) -> Result<(), OrphanEntry> {
+        let parent = entry.parent();
+        while self.open.last().is_some_and(|top| Some(top.path.as_slice()) != parent) {
+            self.close();
+        }
+        let is_root = parent.is_none() && self.entries == 0;
+        if self.open.is_empty() && !is_root {
+            return Err(OrphanEntry { path: entry.path.clone() });
+        }
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(entry.bytes());
+        let hash = entry_hash(entry);
+        if matches!(entry.kind, Kind::Directory { .. }) {
+            let mut hasher = blake3::Hasher::new_derive_key(DIRECTORY_CONTEXT);
+            hasher.update(hash.as_bytes());
+            self.open.push(OpenDirectory { path: entry.path.clone(), hasher });
+        } else {
+            self.fold(&entry.path, hash);
+        }
+        Ok(())
+    }
+
+    /// The id, after the last entry.
+    #[must_use]
+    pub fn finish(mut self) -> ManifestId {
+        while !self.open.is_empty() {
+            self.close();
+        }
+        let mut hasher = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
+        hasher.update(&self.entries.to_le_bytes());
+        hasher.update(&self.bytes.to_le_bytes());
+        if let Some(root) = self.root {
+            hasher.update(root.as_bytes());
+        }
+        ManifestId(*hasher.finalize().as_bytes())
+    }
+
+    fn close(&mut self) {
+        if let Some(OpenDirectory { path, hasher }) = self.open.pop() {
+            self.fold(&path, hasher.finalize());
+        }
+    }
+
+    fn fold(&mut self, path: &[u8], hash: blake3::Hash) {
+        debug_assert!(self.open.last().is_none_or(|top| Some(top.path.as_slice()) == parent(path)));
+        match self.open.last_mut() {
+            Some(directory) => {
+                let name = file_name(path);
+                directory.hasher.update(&length(name)).update(name).update(hash.as_bytes());
+            }
+            None => self.root = Some(hash),
+        }
+    }
+}
+
+/// Hash of everything but the path, field by field as `docs/manifest-format.md` lists them.
+fn entry_hash(entry: &Entry) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_derive_key(ENTRY_CONTEXT);
+    hasher.update(&[kind_code(&entry.kind)]);
+    hasher.update(&entry.mode.to_le_bytes());
+    hasher.update(&entry.uid.to_le_bytes()).update(&entry.gid.to_le_bytes());
+    hasher.update(&entry.mtime.seconds.to_le_bytes()).update(&entry.mtime.nanoseconds.to_le_bytes());
+    hasher.update(&entry.link_group.unwrap_or(0).to_le_bytes());
+    let (code, errno) = status_code(entry.status);
+    hasher.update(&[code]).update(&errno.to_le_bytes());
+    match &entry.kind {
+        Kind::Directory { edge } => {
+            hasher.update(&[edge_code(*edge)]);
+        }
+        Kind::File { size, content } => {
+            hasher.update(&size.to_le_bytes());
+            hasher.update(content.as_ref().map_or(&[][..], |hash| hash));
+        }
+        Kind::Symlink { target } => {
+            hasher.update(&length(target)).update(target);
+        }
+        Kind::CharDevice(device) | Kind::BlockDevice(device) => {
+            hasher.update(&device.major.to_le_bytes()).update(&device.minor.to_le_bytes());
+        }
+        Kind::Fifo | Kind::Socket => {}
+    }
+    hasher.finalize()
+}
+
+fn length(bytes: &[u8]) -> [u8; 8] {
+    (bytes.len() as u64).to_le_bytes()
+}
+
+/// The number of a kind, in the hash and in the file.
+pub(super) fn kind_code(kind: &Kind) -> u8 {
+    match kind {
+        Kind::Directory { .. } => 1,
+        Kind::File { .. } => 2,
+        Kind::Symlink { .. } => 3,
+        Kind::Fifo => 4,
+        Kind::Socket => 5,
+        Kind::CharDevice(_) => 6,
+        Kind::BlockDevice(_) => 7,
+    }
+}
+
+/// The number of an edge, in the hash and in the file.
+pub(super) fn edge_code(edge: Edge) -> u8 {
+    match edge {
+        Edge::Inside => 0,
+        Edge::Mount => 1,
+        Edge::Stub => 2,
+    }
+}
+
+/// The number of a status and its errno, in the hash and in the file.
+pub(super) fn status_code(status: Status) -> (u8, u32) {
+    match status {
+        Status::Stable => (0, 0),
+        Status::Unstable => (1, 0),
+        Status::Unreadable(errno) => (2, errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::tests::{directory, file};
+    use super::*;
+
+    fn id(entries: &[Entry]) -> ManifestId {
+        let mut builder = RootBuilder::default();
+        for entry in entries {
+            builder.push(entry).unwrap();
+        }
+        builder.finish()
+    }
+
+    fn tree() -> Vec<Entry> {
+        vec![directory(""), directory("a"), file("a/x", b"1"), file("b", b"2")]
+    }
+
+    #[test]
+    fn every_field_reaches_the_id() {
+        let base = id(&tree());
+        let change: [fn(&mut Entry); 8] = [
+            |e| e.mode = 0o600,
+            |e| e.uid = 1,
+            |e| e.gid = 1,
+            |e| e.mtime.nanoseconds = 6,
+            |e| e.mtime.seconds = -1,
+            |e| e.link_group = Some(1),
+            |e| e.status = Status::Unstable,
+            |e| e.kind = file("", b"3").kind,
+        ];
+        let mut seen = vec![base];
+        for change in change {
+            let mut entries = tree();
+            change(&mut entries[2]);
+            seen.push(id(&entries));
+        }
+        let mut renamed = tree();
+        renamed[2].path = b"a/y".to_vec();
+        seen.push(id(&renamed));
+        let mut moved = tree();
+        moved.swap_remove(2);
+        moved[2] = file("x", b"1");
+        seen.push(id(&moved));
+        let count = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn orphans_are_refused() {
+        let mut builder = RootBuilder::default();
+        assert!(builder.push(&file("a", b"")).is_err());
+        builder.push(&directory("")).unwrap();
+        builder.push(&file("a", b"")).unwrap();
+        assert!(builder.push(&file("a/x", b"")).is_err());
+    }
+
+    #[test]
+    fn ids_survive_text() {
+        let id = id(&tree());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!("xyz".parse::<ManifestId>(), Err(InvalidId));
+        assert_eq!(id.to_string().to_uppercase().parse::<ManifestId>(), Err(InvalidId));
+    }
+}
