@@ -77,6 +77,12 @@ impl Progress {
         Self { file: file.ok(), last_percent: Mutex::new(None) }
     }
 
+    /// Tells nobody.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self { file: None, last_percent: Mutex::new(None) }
+    }
+
     /// A phase begins.
     pub fn phase(&self, name: &str) {
         self.write(&Event::Phase { time: jiff::Timestamp::now(), name: name.to_owned() });

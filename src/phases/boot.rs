@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::SIGTERM;
 
 use super::{Result, trouble};
 use crate::driver::Trouble;
@@ -11,6 +14,7 @@ use crate::progress::Progress;
 use crate::snapshot::{Subvolume, TopLevel, Uuid};
 use crate::system::exec::Exec;
 use crate::system::identity;
+use crate::system::told_to_stop::ToldToStop;
 
 /// How long a machine may take to go down before somebody is told that it does not.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(900);
@@ -47,15 +51,23 @@ pub(super) fn volume(subvolume: &Subvolume) -> Result<Volume> {
 
 /// Asks systemd for a reboot and waits for the end. Repeatable.
 pub(super) fn reboot(progress: &Progress) -> Result<Infallible> {
+    // An upgrade in this process may have taken SIGTERM for itself.
+    let stop = ToldToStop::by_signals().map_err(trouble)?;
     progress.reboot();
     rustix::fs::sync();
     let ask = |args: &[&str]| Exec::new("systemctl").and_then(|exec| exec.args(args).success());
     // A job that hangs must not keep a half-finished run alive; systemd still stops everything that it can.
     ask(&["reboot"]).or_else(|_| ask(&["reboot", "--force"])).map_err(trouble)?;
-    let deadline = Instant::now() + SHUTDOWN_LIMIT;
-    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-        // SIGTERM ends this process; nothing else is waited for.
-        std::thread::park_timeout(left);
-    }
+    wait_for_the_end(&stop).map_err(trouble)?;
     Err(Trouble::new(format!("the machine did not go down within {} minutes", SHUTDOWN_LIMIT.as_secs() / 60)))
+}
+
+/// Returns only when nobody asked this process to end for the whole limit.
+fn wait_for_the_end(stop: &ToldToStop) -> std::io::Result<()> {
+    let limit = Timespec { tv_sec: SHUTDOWN_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&limit)) {
+        Ok(0) => Ok(()),
+        Ok(_) | Err(rustix::io::Errno::INTR) => signal_hook::low_level::emulate_default_handler(SIGTERM),
+        Err(errno) => Err(errno.into()),
+    }
 }

@@ -1,0 +1,70 @@
+//! `prune`: deletes the way back of runs whose retention is over.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::args::PruneArgs;
+use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use crate::config;
+use crate::error::{Exit, Failure};
+use crate::journal::Journal;
+use crate::phases::prune::{self, Leftover};
+use crate::places::StateDirectory;
+
+/// Deletes, or says what would be deleted.
+///
+/// # Errors
+/// While a run is under way, or when something cannot be deleted.
+pub fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    needs_root("prune")?;
+    let (config, _) = config::load(&args.common.config)?;
+    let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
+    if !journal.state().is_final() {
+        return Err(Failure::new(Exit::Refused, "a run is under way; nothing is deleted meanwhile"));
+    }
+    let keep = config.retention.keep;
+    let found = prune::leftovers(&journal, keep.duration())
+        .map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
+    for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
+        prune::prune(&mut journal, leftover)
+            .map_err(|error| Failure::failed(format!("failed to delete what the run {} has left behind", leftover.run), error))?;
+    }
+    if args.common.json {
+        let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();
+        print_json(out, &json!({"schema": SCHEMA, "command": "prune", "keep": keep.to_string(), "runs": runs}))?;
+    } else {
+        for leftover in &found {
+            written(writeln!(out, "{}", as_text(leftover, args.dry_run)))?;
+        }
+        if found.is_empty() {
+            written(writeln!(out, "No run has left anything behind."))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn verdict(leftover: &Leftover, dry_run: bool) -> &'static str {
+    match (leftover.due, dry_run) {
+        (false, _) => "kept",
+        (true, true) => "would be deleted",
+        (true, false) => "deleted",
+    }
+}
+
+fn names(leftover: &Leftover) -> Vec<&str> {
+    leftover.volumes.iter().map(|volume| volume.name.as_str()).collect()
+}
+
+fn as_json(leftover: &Leftover, dry_run: bool) -> Value {
+    json!({
+        "id": leftover.run,
+        "ended": leftover.ended,
+        "volumes": names(leftover),
+        "verdict": verdict(leftover, dry_run),
+    })
+}
+
+fn as_text(leftover: &Leftover, dry_run: bool) -> String {
+    format!("{}  {}: {}", leftover.run, verdict(leftover, dry_run), names(leftover).join(", "))
+}

@@ -1,0 +1,60 @@
+//! `rollback`: an operator wants the old system back.
+
+use std::io::Write;
+
+use super::args::{DecideArgs, RollbackArgs};
+use super::confirm::confirm;
+use super::{drive, journal_failure, needs_root};
+use crate::error::{Exit, Failure};
+use crate::evidence::RunId;
+use crate::journal::Journal;
+use crate::machine::{Entry, State, Why};
+use crate::places::StateDirectory;
+
+/// Writes the decision down and drives the rollback.
+///
+/// # Errors
+/// Refused when there is nothing to roll back to.
+pub fn run(args: &RollbackArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    needs_root("a rollback")?;
+    let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
+    let run = last_run(journal.state(), &args.decide)?;
+    let entry = Entry::rollback_started(Why::Operator);
+    if let Err(illegal) = journal.state().clone().apply(entry.record()) {
+        tracing::debug!(%illegal);
+        return Err(Failure::new(Exit::Refused, format!("run {run} is in the state {} and can't be rolled back", illegal.from))
+            .hint(super::story::tell(journal.state()).back));
+    }
+    confirm(&question(journal.state()), args.decide.yes, out)?;
+    journal.append(&entry).map_err(|error| Failure::failed("failed to write the decision down", error))?;
+    if args.foreground {
+        return drive::here(places, journal, args.decide.json, out);
+    }
+    drop(journal);
+    drive::by_unit(places, &run, args.decide.json, out)
+}
+
+/// The last run; the one that was named must be it.
+pub(super) fn last_run(state: &State, args: &DecideArgs) -> Result<RunId, Failure> {
+    let Some(plan) = state.plan() else {
+        return Err(Failure::new(Exit::Refused, "this machine has never seen a run"));
+    };
+    match &args.run {
+        Some(named) if *named != plan.run.as_str() => {
+            Err(Failure::usage(format!("{named} is not the last run; that is {}", plan.run))
+                .hint("only the last run can be decided about"))
+        }
+        _ => Ok(plan.run.clone()),
+    }
+}
+
+fn question(state: &State) -> String {
+    let (from, snapshot) = (
+        state.plan().map(|plan| plan.from.to_string()).unwrap_or_default(),
+        state.snapshot().map(|set| set.name.clone()).unwrap_or_default(),
+    );
+    format!(
+        "The root goes back to {from} as it was in {snapshot}: everything written to the root since then stays only in the failed \
+         root, which is kept. The machine reboots."
+    )
+}

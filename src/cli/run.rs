@@ -1,0 +1,65 @@
+//! `run`: plans a run, writes the plan down, and lets the unit drive it.
+
+use std::io::Write;
+
+use super::args::RunArgs;
+use super::confirm::confirm;
+use super::{drive, journal_failure, needs_root};
+use crate::config;
+use crate::error::{Exit, Failure};
+use crate::evidence::{CommitRule, Plan};
+use crate::journal::Journal;
+use crate::machine::{Entry, State};
+use crate::phases::{ground, plan};
+use crate::places::StateDirectory;
+
+/// Plans, asks, writes the plan down and drives it.
+///
+/// # Errors
+/// Before the plan is written nothing is changed; afterwards the journal says where the run stands.
+pub fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    needs_root("a run")?;
+    let (config, bytes) = config::load(&args.common.config)?;
+    ground::prepare(places)?;
+    let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
+    may_begin(journal.state(), args.leave_stuck)?;
+    let hop = plan::hop(args.to.as_deref())?;
+    let plan = plan::make(&config, &bytes, &hop)?;
+    confirm(&question(&plan), args.yes, out)?;
+    ground::install(places)?;
+    plan::keep(places, &plan, &bytes)?;
+    let run = plan.run.clone();
+    journal
+        .append(&Entry::planned(plan))
+        .map_err(|error| Failure::failed("failed to write the plan down", error))?;
+    if args.foreground {
+        return drive::here(places, journal, args.common.json, out);
+    }
+    // The unit takes the lock from here; a run that is planned belongs to it.
+    drop(journal);
+    drive::by_unit(places, &run, args.common.json, out)
+}
+
+fn may_begin(state: &State, leave_stuck: bool) -> Result<(), Failure> {
+    match state {
+        State::Stuck { .. } if !leave_stuck => {
+            let why = state.why().map(ToString::to_string).unwrap_or_default();
+            Err(Failure::new(Exit::Refused, format!("the last run is stuck: {why}"))
+                .hint("mend it, then `safe-upgrade rollback`; or begin anew with --leave-stuck"))
+        }
+        state if state.is_final() => Ok(()),
+        state => Err(Failure::new(Exit::Refused, format!("the last run has not ended: it is in the state {}", state.name()))
+            .hint("`safe-upgrade status` tells what it waits for; `safe-upgrade resume` goes on with it")),
+    }
+}
+
+fn question(plan: &Plan) -> String {
+    let commit = match plan.commit {
+        CommitRule::Automatic => "a healthy trial is committed by itself",
+        CommitRule::Manual => "a healthy trial waits for `safe-upgrade commit`",
+    };
+    format!(
+        "{}: {} -> {}. The machine reboots; {commit}; anything else brings {} back.",
+        plan.host, plan.from, plan.to, plan.from.codename
+    )
+}

@@ -1,0 +1,139 @@
+//! The backup: copies made, really restored, and compared; and the look at it after a restart.
+
+use std::path::Path;
+
+use super::{Machine, Result, trouble};
+use crate::backup::{self, BackupOptions, BackupProgress, Place, VerifyOptions, VerifyProgress};
+use crate::config::Config;
+use crate::driver::Trouble;
+use crate::evidence::{BackupProof, Plan, RestoreReport, SampleFacts, TreeReport, backup::TreeProof};
+use crate::manifest::exclude::Excludes;
+use crate::manifest::{self, Report};
+use crate::places::StateDirectory;
+use crate::progress::Progress;
+use crate::system::{durable, show};
+
+/// How many differences of a tree the journal keeps.
+const KEPT_LINES: usize = 100;
+
+/// Makes the copies (unless somebody else does) and verifies them by restoring. Repeatable.
+pub(super) fn back_up(machine: &Machine, _: &Plan) -> Result<RestoreReport> {
+    back_up_all(&machine.config, &machine.places, &machine.progress)
+}
+
+/// The same, outside of a run.
+///
+/// # Errors
+/// When a copy cannot be made, or it cannot be found out whether it is good.
+pub fn back_up_all(config: &Config, places: &StateDirectory, progress: &Progress) -> Result<RestoreReport> {
+    let scratch = config.backup.scratch.as_ref().map_or_else(|| places.scratch(), |path| path.as_path().to_owned());
+    durable::private_directory(&scratch).map_err(trouble)?;
+    let count = config.backup.trees.len();
+    let mut trees = Vec::with_capacity(count);
+    for (index, tree) in config.backup.trees.iter().enumerate() {
+        let share = Share { progress, index, count };
+        trees.push(one_tree(config, tree.as_path(), &scratch, &share)?);
+    }
+    Ok(RestoreReport { trees, ended: now() })
+}
+
+fn one_tree(config: &Config, tree: &Path, scratch: &Path, share: &Share<'_>) -> Result<TreeReport> {
+    let store = config.backup.store.as_path();
+    let shown = show::path(tree);
+    if config.backup.copy {
+        let excludes = Excludes::parse(&config.backup.exclude).map_err(trouble)?;
+        let options = BackupOptions { excludes, ..BackupOptions::default() };
+        let told = |state: BackupProgress| match state {
+            BackupProgress::Scanning(seen) | BackupProgress::Checking(seen) => {
+                share.told(0.1, &format!("{shown}: {} entries read", seen.entries));
+            }
+            BackupProgress::Copying(bytes) => share.told(0.3, &format!("{shown}: {bytes} bytes copied")),
+        };
+        backup::back_up(tree, store, &options, &told).map_err(trouble)?;
+    }
+    let place = Place::of(store, tree).map_err(trouble)?;
+    let told = |state: VerifyProgress| match state {
+        VerifyProgress::Listing => share.told(0.5, &format!("{shown}: listing the copy")),
+        VerifyProgress::Restoring { done, total } => {
+            share.told(0.7, &format!("{shown}: {done} of {total} bytes restored"));
+        }
+        VerifyProgress::Reading(seen) => share.told(0.9, &format!("{shown}: {} entries compared", seen.entries)),
+    };
+    let options = VerifyOptions { kept: KEPT_LINES, ..VerifyOptions::default() };
+    let report = backup::verify_restored(&place.copy(), &place.manifest(), scratch, options, &told).map_err(trouble)?;
+    share.progress.line(&format!("{shown}: {}", report.sentence()));
+    tree_report(tree, &report)
+}
+
+fn tree_report(tree: &Path, report: &Report) -> Result<TreeReport> {
+    let shown = tree.to_string_lossy().into_owned();
+    let summary = report.manifest.ok_or_else(|| Trouble::new(format!("the manifest of {shown} was not read to its end")))?;
+    // A verdict that is neither same nor different is not a yes: something could not be checked.
+    let differences = if report.is_same() { 0 } else { report.total().max(1) };
+    Ok(TreeReport {
+        manifest: plan_id(&summary.id)?,
+        entries: report.entries,
+        bytes: report.bytes,
+        differences,
+        lines: verdict_lines(&shown, report),
+        tree: shown,
+    })
+}
+
+/// Every difference that was kept, one line each: class, path, what was expected and what was found.
+#[must_use]
+pub fn verdict_lines(tree: &str, report: &Report) -> Vec<String> {
+    let line = |difference: &manifest::verdict::Difference| {
+        format!(
+            "{}: {}/{}: expected {}, found {}",
+            difference.class,
+            tree,
+            show::bytes(&difference.path),
+            difference.expected,
+            difference.found
+        )
+    };
+    report.differences().iter().map(line).collect()
+}
+
+fn plan_id(id: &manifest::ManifestId) -> Result<crate::evidence::ManifestId> {
+    id.to_string().parse().map_err(trouble)
+}
+
+/// Reads a sample of every tree again. Repeatable.
+pub(super) fn sample(machine: &Machine, plan: &Plan, claim: &BackupProof) -> Result<SampleFacts> {
+    let store = machine.config.backup.store.as_path();
+    let count = usize::try_from(plan.reattest.sample).map_err(trouble)?;
+    let mut seed = [0_u8; 8];
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty()).map_err(trouble)?;
+    let mut facts = SampleFacts { now: now(), trees: vec![], read: 0, differing: 0 };
+    for TreeProof { tree, .. } in &claim.trees {
+        let place = Place::of(store, Path::new(tree)).map_err(trouble)?;
+        let whole = manifest::read_file(&place.manifest()).map_err(trouble)?;
+        let entries = whole.entries.into_iter().map(Ok);
+        let report =
+            manifest::attest_sample(&place.copy(), entries, u64::from_le_bytes(seed), count).map_err(trouble)?;
+        facts.read += report.entries;
+        facts.differing += report.total();
+        facts.trees.push(TreeProof { tree: tree.clone(), manifest: plan_id(&whole.summary.id)? });
+    }
+    Ok(facts)
+}
+
+fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
+/// One tree's share of the whole phase.
+struct Share<'p> {
+    progress: &'p Progress,
+    index: usize,
+    count: usize,
+}
+
+impl Share<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "a handful of trees")]
+    fn told(&self, part: f64, text: &str) {
+        self.progress.percent((self.index as f64 + part) / self.count as f64 * 100.0, text);
+    }
+}

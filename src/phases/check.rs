@@ -1,0 +1,105 @@
+//! Looking at the machine without changing it: what `check` shows and what preflight judges.
+
+use std::path::Path;
+
+use super::store;
+use super::{Result, trouble};
+use crate::config::Config;
+use crate::evidence::{Finding, Severity, Waiver};
+use crate::health::checks::{self, Phase};
+use crate::health::clock::Cancel;
+use crate::health::report::sentence;
+use crate::release::completion::{self, CompletionFacts};
+use crate::snapshot::names::RunNames;
+use crate::snapshot::{self, layout};
+
+/// What was found, and on which day.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    /// Everything that was found.
+    pub findings: Vec<Finding>,
+    /// The mounts and what a rollback does to each, one line each.
+    pub mounts: Vec<String>,
+    /// The day, `YYYY-MM-DD` in UTC: waivers may have ended.
+    pub today: String,
+}
+
+impl Outlook {
+    /// Whether an inhibitor is not waived.
+    #[must_use]
+    pub fn stops(&self, waivers: &[Waiver]) -> bool {
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Inhibitor)
+            .any(|finding| !waivers.iter().any(|waiver| waiver.covers(finding, &self.today)))
+    }
+}
+
+/// Looks at filesystems, store, packages and the named checks. Changes nothing.
+///
+/// # Errors
+/// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
+pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
+    let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
+    let mut findings: Vec<Finding> = snapshot::findings(&layout).into_iter().map(of_snapshot).collect();
+    findings.extend(store::findings(config));
+    findings.extend(match completion::completion_facts(Path::new("/")) {
+        Ok(facts) => of_packages(&facts),
+        Err(error) => vec![store::unknown("the state of the packages", &error)],
+    });
+    findings.extend(of_checks(config));
+    findings.sort_by(|one, other| one.severity.cmp(&other.severity));
+    let mounts = layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
+    Ok(Outlook { findings, mounts, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
+}
+
+fn of_snapshot(finding: snapshot::Finding) -> Finding {
+    let severity = match finding.severity {
+        snapshot::Severity::Inhibitor => Severity::Inhibitor,
+        snapshot::Severity::Warning => Severity::Warning,
+        snapshot::Severity::Note => Severity::Note,
+    };
+    Finding { id: finding.id.into(), severity, what: finding.what, remedy: finding.remedy }
+}
+
+/// A machine whose packages are half installed is mended first: nobody could tell afterwards what the upgrade broke.
+fn of_packages(facts: &CompletionFacts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |id: &str, severity, what: String, remedy: &str| {
+        findings.push(Finding { id: id.into(), severity, what, remedy: remedy.into() });
+    };
+    let stop = Severity::Inhibitor;
+    if let Some(first) = facts.audit.lines().next() {
+        add("dpkg-audit", stop, format!("dpkg --audit complains: {first}"), "dpkg --configure -a, then apt-get install -f");
+    }
+    if let Some(complaint) = &facts.check {
+        add("apt-check", stop, format!("apt-get check complains: {complaint}"), "apt-get install -f");
+    }
+    if !facts.unfinished.is_empty() {
+        let what = format!("not fully installed: {}.", facts.unfinished.join(" "));
+        add("packages-unfinished", stop, what, "dpkg --configure -a, then apt-get install -f");
+    }
+    if !facts.pending.is_empty() {
+        let what = format!("{} packages are not at their newest version of this release.", facts.pending.len());
+        add("updates-pending", Severity::Warning, what, "apt-get update && apt-get upgrade");
+    }
+    if !facts.held.is_empty() {
+        let what = format!("held packages stay as they are: {}.", facts.held.join(" "));
+        add("packages-held", Severity::Warning, what, "apt-mark unhold PACKAGE, if the hold is not wanted any more");
+    }
+    findings
+}
+
+/// A check that does not pass now would not pass afterwards either, and the upgrade would be blamed.
+fn of_checks(config: &Config) -> Vec<Finding> {
+    checks::run_all(&config.health.checks, Phase::Before, &Cancel::new())
+        .iter()
+        .filter(|result| !result.passed)
+        .map(|result| Finding {
+            id: "check-fails-now".into(),
+            severity: if result.required { Severity::Inhibitor } else { Severity::Warning },
+            what: format!("{}, before anything was changed.", sentence(result)),
+            remedy: "mend the service, or the check in the configuration".into(),
+        })
+        .collect()
+}

@@ -1,0 +1,100 @@
+//! The ground that a run stands on, made once: the state volume, the copy of the program, and the unit that goes on after a
+//! reboot.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::boot::volume_id;
+use super::{Result, trouble};
+use crate::driver::Trouble;
+use crate::error::Failure;
+use crate::evidence::{JournalFacts, Plan};
+use crate::places::{RESUME_UNIT, StateDirectory};
+use crate::snapshot::state_volume::{self, Places};
+use crate::snapshot::{Change, TopLevel};
+use crate::system::durable;
+use crate::system::exec::Exec;
+
+const UNIT_TEXT: &str = include_str!("../../packaging/safe-upgrade-resume.service");
+const UNIT_DIRECTORY: &str = "etc/systemd/system";
+const WANTED_BY: &str = "multi-user.target.wants";
+
+/// What was made or found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ground {
+    /// Where the state volume is mounted.
+    pub mount_point: PathBuf,
+    /// The subvolume.
+    pub volume: String,
+    /// Whether it was made just now.
+    pub made: bool,
+}
+
+impl fmt::Display for Ground {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.made { "made" } else { "found" };
+        write!(f, "The journal's own subvolume {} is {verb}, mounted at {}.", self.volume, self.mount_point.display())
+    }
+}
+
+/// Sees to it that the state volume is there, mounted now and at every boot. Probes first.
+///
+/// # Errors
+/// When the root is not on btrfs, or the volume cannot be made or mounted.
+pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> {
+    let failed = |error| Failure::failed("failed to give the journal a subvolume of its own", error);
+    let top = TopLevel::open(Path::new("/")).map_err(|error| {
+        failed(trouble(error)).hint("safe-upgrade runs need a btrfs root for now; `verify` and `manifest` work anywhere")
+    })?;
+    let volume_places = Places { mount_point: places.path().to_owned(), ..Places::default() };
+    let (change, subvolume) = state_volume::ensure(&top, &volume_places).map_err(|error| failed(trouble(error)))?;
+    Ok(Ground { mount_point: places.path().to_owned(), volume: subvolume.name, made: change == Change::Changed })
+}
+
+/// Installs the unit and the copy of this program that it runs. To be called by whoever holds the journal. Repeatable; durable
+/// when it returns.
+///
+/// # Errors
+/// Names what could not be written.
+pub fn install(places: &StateDirectory) -> std::result::Result<(), Failure> {
+    install_files(places).map_err(|trouble| Failure::failed(format!("failed to install {RESUME_UNIT}"), trouble))
+}
+
+fn install_files(places: &StateDirectory) -> Result<()> {
+    let program = std::fs::read("/proc/self/exe").map_err(trouble)?;
+    let copy = places.program();
+    if let Some(directory) = copy.parent() {
+        durable::private_directory(directory).map_err(trouble)?;
+    }
+    // The unit starts this very file; when it is already the same, replacing it would only cost time.
+    if std::fs::read(&copy).ok().as_deref() != Some(&program) {
+        durable::replace_file(&copy, &program, 0o755).map_err(trouble)?;
+    }
+    let units = Path::new("/").join(UNIT_DIRECTORY);
+    durable::replace_file(&units.join(RESUME_UNIT), UNIT_TEXT.as_bytes(), 0o644).map_err(trouble)?;
+    for arguments in [&["daemon-reload"][..], &["enable", RESUME_UNIT][..]] {
+        Exec::new("systemctl").and_then(|exec| exec.args(arguments).success()).map_err(trouble)?;
+    }
+    durable::sync_directory(&units).map_err(trouble)?;
+    durable::sync_directory(&units.join(WANTED_BY)).map_err(trouble)
+}
+
+/// Whether the unit would start at the boot of a tree.
+pub(super) fn is_resume_enabled(root: &Path) -> bool {
+    let units = root.join(UNIT_DIRECTORY);
+    // The link is absolute: below another root it leads elsewhere, so the file is looked at by itself.
+    units.join(RESUME_UNIT).is_file() && units.join(WANTED_BY).join(RESUME_UNIT).is_symlink()
+}
+
+/// Where the journal lies, for the proof that a rollback leaves it alone.
+pub(super) fn journal_facts(places: &StateDirectory, plan: &Plan) -> Result<JournalFacts> {
+    let facts = state_volume::location_facts(places.path(), Path::new("/")).map_err(trouble)?;
+    let volume = facts.subvolume.filter(|_| facts.own_top_level).map(|found| volume_id(found.uuid)).transpose()?;
+    let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    let running = volume_id(top.running_root().map_err(trouble)?.uuid)?;
+    let named = top.find(&plan.root.name).map_err(trouble)?;
+    let named = named.ok_or_else(|| Trouble::new(format!("no subvolume is named {}", plan.root.name)))?;
+    Ok(JournalFacts { volume, scope: vec![plan.root.uuid.clone(), running, volume_id(named.uuid)?] })
+}

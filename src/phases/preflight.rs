@@ -1,0 +1,40 @@
+//! Preflight: findings, the packages fetched, and the baseline of the machine as it is.
+
+use std::path::Path;
+
+use super::{Machine, Result, check, ground, packages, plan::digest, trouble};
+use crate::evidence::{Plan, PreflightFacts};
+use crate::health::baseline;
+use crate::release::hop::Hop;
+use crate::system::durable;
+
+/// The name of a run's baseline.
+pub(super) const BASELINE_NAME: &str = "baseline.json";
+
+/// Looks at the machine, and fetches what the upgrade will need. Repeatable; changes nothing outside the state directory.
+pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
+    let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
+    machine.progress.percent(1.0, "looking at the machine");
+    let mut outlook = check::look(&machine.config, Some(&machine.names))?;
+    // Nothing is fetched for a run that cannot begin.
+    let stopped = outlook.stops(&plan.waivers);
+    if !stopped {
+        outlook.findings.extend(packages::fetch(&machine.places, &hop, &machine.progress)?);
+    }
+    machine.progress.percent(95.0, "taking the baseline");
+    let (digest, items) = take_baseline(machine)?;
+    Ok(PreflightFacts {
+        findings: outlook.findings,
+        today: outlook.today,
+        baseline: digest,
+        baseline_items: items,
+        journal: ground::journal_facts(&machine.places, plan)?,
+    })
+}
+
+fn take_baseline(machine: &Machine) -> Result<(crate::evidence::ManifestId, u64)> {
+    let seen = baseline::capture(Path::new("/")).map_err(trouble)?;
+    let bytes = seen.encode().map_err(trouble)?;
+    durable::replace_file(&machine.directory.join(BASELINE_NAME), &bytes, 0o600).map_err(trouble)?;
+    Ok((digest(&bytes), seen.watched() as u64))
+}

@@ -1,0 +1,84 @@
+//! Retention: what ended runs have left behind, and what of it may go.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Result, trouble};
+use crate::driver::Trouble;
+use crate::evidence::RunId;
+use crate::journal::{Frame, Journal};
+use crate::machine::{Entry, Record};
+use crate::snapshot::{Subvolume, TopLevel, names};
+
+/// What a run has left behind.
+#[derive(Debug, Clone)]
+pub struct Leftover {
+    /// The run.
+    pub run: RunId,
+    /// When it ended.
+    pub ended: jiff::Timestamp,
+    /// Its snapshot and its failed root, as far as they are there.
+    pub volumes: Vec<Subvolume>,
+    /// Whether the retention is over.
+    pub due: bool,
+}
+
+/// Finds what ended runs have left behind, oldest first. What belongs to no run of the journal is left alone.
+///
+/// # Errors
+/// When the subvolumes cannot be listed.
+pub fn leftovers(journal: &Journal, keep: Duration) -> Result<Vec<Leftover>> {
+    let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    let running = top.running_root().map_err(trouble)?;
+    let ended = ends(journal.frames());
+    let mut found: BTreeMap<RunId, Vec<Subvolume>> = BTreeMap::new();
+    for volume in top.list().map_err(trouble)? {
+        let Some((run, _)) = names::parse(&volume.name) else { continue };
+        // The running root must never be somebody's leftover, whatever its name says.
+        if volume.uuid != running.uuid {
+            found.entry(run.run().parse().map_err(trouble)?).or_default().push(volume);
+        }
+    }
+    let now = jiff::Timestamp::now();
+    let due = |ended: jiff::Timestamp| {
+        Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age >= keep)
+    };
+    Ok(found
+        .into_iter()
+        .filter_map(|(run, volumes)| ended.get(&run).map(|at| Leftover { run, ended: *at, volumes, due: due(*at) }))
+        .collect())
+}
+
+/// When each run ended; a run that has not is not in the list.
+fn ends(frames: &[Frame]) -> BTreeMap<RunId, jiff::Timestamp> {
+    let mut ends = BTreeMap::new();
+    let mut run: Option<&RunId> = None;
+    for frame in frames {
+        match (&frame.entry, run) {
+            (Record::Planned { plan }, _) => run = Some(&plan.run),
+            (Record::Committed { .. } | Record::RolledBack { .. } | Record::Refused, Some(run)) => {
+                ends.insert(run.clone(), frame.time);
+            }
+            // A committed run that is rolled back by hand has not ended after all.
+            (Record::RollbackStarted { .. } | Record::Stuck { .. }, Some(run)) => drop(ends.remove(run)),
+            _ => {}
+        }
+    }
+    ends
+}
+
+/// Deletes what a run has left behind, and writes down that it can't be rolled back any more. The record comes first: a way
+/// back that is half deleted must not be offered.
+///
+/// # Errors
+/// Names what could not be deleted; it may be tried again.
+pub fn prune(journal: &mut Journal, leftover: &Leftover) -> Result<()> {
+    let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    journal.append(&Entry::pruned(leftover.run.clone())).map_err(trouble)?;
+    for volume in &leftover.volumes {
+        top.delete_tree(&volume.name, volume.uuid)
+            .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The release upgrade: the one irreversible step. It takes the gate.
+
+use std::path::Path;
+
+use super::boot::running_release;
+use super::packages::{LOCK_WAIT, archives, shown};
+use super::{Machine, Result, trouble};
+use crate::driver::Trouble;
+use crate::evidence::{Gate, Plan, UpgradeFacts};
+use crate::release::apt::{self, AptSettings};
+use crate::release::completion;
+use crate::release::conffiles::ConffileDecision;
+use crate::release::holdoff::HoldOff;
+use crate::release::hop::Hop;
+use crate::release::simulation;
+use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
+use crate::system::told_to_stop::ToldToStop;
+
+/// Upgrades, and says what is there afterwards. Once.
+pub(super) fn upgrade(machine: &Machine, plan: &Plan, gate: Gate) -> Result<UpgradeFacts> {
+    if *gate.run() != plan.run {
+        return Err(Trouble::new("the gate was opened for another run"));
+    }
+    let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
+    let held_off = HoldOff::begin().map_err(trouble)?;
+    let ended = run_stages(machine, &hop);
+    // Whatever became of the stages, the timers come back; a failure to release them is told after theirs.
+    let released = held_off.release().map_err(trouble);
+    let facts = match ended {
+        Ok(report) => facts(machine, &report),
+        // A stage that ran and failed is an answer, not trouble.
+        Err(UpgradeError::Failed { stage, reason, report }) => {
+            Ok(failed(machine, plan, format!("{stage} failed: {reason}"), &report))
+        }
+        Err(error) => Err(trouble(error)),
+    }?;
+    released.map(|()| facts)
+}
+
+fn run_stages(machine: &Machine, hop: &Hop) -> std::result::Result<UpgradeReport, UpgradeError> {
+    let log = machine.directory.join("apt.log");
+    let archives = archives(&machine.places);
+    let kept_sources = machine.directory.join("sources");
+    // Without it SIGTERM would end this process and leave the package tools alone with the system.
+    let stop = ToldToStop::by_signals().ok();
+    let settings = UpgradeSettings {
+        apt: AptSettings {
+            log: &log,
+            archives: &archives,
+            silence: machine.config.upgrade.silence,
+            lock_wait: LOCK_WAIT,
+            stop: stop.as_ref(),
+        },
+        kept_sources: &kept_sources,
+    };
+    let told = |state: apt::Progress| machine.progress.percent(overall(&state), &shown(&state));
+    upgrade::upgrade(hop, &settings, &told)
+}
+
+/// Of the whole phase the full upgrade takes by far the longest part.
+fn overall(state: &apt::Progress) -> f64 {
+    let (from, share) = match state.stage {
+        apt::Stage::MinimalUpgrade => (5.0, 35.0),
+        apt::Stage::FullUpgrade => (40.0, 55.0),
+        _ => (0.0, 5.0),
+    };
+    from + share * f64::from(state.percent) / 100.0
+}
+
+fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
+    let seen = completion::completion_facts(Path::new("/")).map_err(trouble)?;
+    Ok(UpgradeFacts {
+        failures: Vec::new(),
+        reached_end: report.stages.last().is_some_and(|stage| stage.stage == apt::Stage::Check && stage.well()),
+        release: running_release()?,
+        audit: seen.audit.lines().map(str::to_owned).collect(),
+        apt_check: seen.check,
+        unfinished: seen.unfinished,
+        pending: seen.pending,
+        prompts: prompts(machine, report),
+        packages: packages(report),
+    })
+}
+
+/// Nothing else is asked of a system that is about to be given up.
+fn failed(machine: &Machine, plan: &Plan, failure: String, report: &UpgradeReport) -> UpgradeFacts {
+    UpgradeFacts {
+        failures: vec![failure],
+        reached_end: false,
+        release: plan.from.clone(),
+        audit: vec![],
+        apt_check: None,
+        unfinished: vec![],
+        pending: vec![],
+        prompts: prompts(machine, report),
+        packages: packages(report),
+    }
+}
+
+/// As the stages announced it before they began.
+fn packages(report: &UpgradeReport) -> u64 {
+    let announced = report.stages.iter().filter_map(|stage| simulation::parse_summary(&stage.output));
+    announced.map(|summary| (summary.upgraded + summary.new + summary.removed) as u64).sum()
+}
+
+fn prompts(machine: &Machine, report: &UpgradeReport) -> Vec<String> {
+    let lines: Vec<String> = report.conffiles.iter().map(prompt).collect();
+    lines.iter().for_each(|line| machine.progress.line(line));
+    lines
+}
+
+fn prompt(decision: &ConffileDecision) -> String {
+    let leftover = decision.leftover.as_ref().map(|path| format!("; the other version is {}", path.display()));
+    format!("{}: {:?}{}", decision.path.display(), decision.decision, leftover.unwrap_or_default())
+}
