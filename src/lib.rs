@@ -19,6 +19,8 @@
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
 //! | [`cli`] | what was typed, what is shown | everything |
 
+pub mod boot;
 pub mod cli;
 pub mod error;
+pub mod snapshot;
 pub mod system;
