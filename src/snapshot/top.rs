@@ -141,13 +141,28 @@ impl TopLevel {
         Ok(all)
     }
 
-    /// All subvolumes inside the named one, at any depth.
+    /// All subvolumes inside another one, at any depth, given that one's path from the top level.
     ///
     /// # Errors
     /// When there is no such subvolume, or btrfs cannot be asked.
-    pub fn nested(&self, name: &str) -> Result<Vec<Nested>, SnapshotError> {
-        let fd = self.open_name(name)?.ok_or_else(|| SnapshotError::Gone(name.to_owned()))?;
-        subvolume::nested(&fd).map_err(SnapshotError::subvolume("list what is nested in", name))
+    pub fn nested(&self, upper: &Path) -> Result<Vec<Nested>, SnapshotError> {
+        let shown = crate::system::show::path(upper);
+        let fd = subvolume::open_below(self.directory(), upper)
+            .map_err(SnapshotError::subvolume("open", &shown))?
+            .ok_or_else(|| SnapshotError::Gone(shown.clone()))?;
+        subvolume::nested(&fd).map_err(SnapshotError::subvolume("list what is nested in", &shown))
+    }
+
+    /// Whether anything at all has a name on the top level.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn is_taken(&self, name: &str) -> Result<bool, SnapshotError> {
+        match self.find(name) {
+            Ok(found) => Ok(found.is_some()),
+            Err(SnapshotError::NotSubvolume(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// The facts of the subvolume that is mounted where this was opened: the running root. Its name is the one it has right
@@ -290,7 +305,7 @@ impl TopLevel {
     }
 
     fn delete_unused_nested(&self, name: &str) -> Result<(), SnapshotError> {
-        let nested = self.nested(name)?;
+        let nested = self.nested(Path::new(name))?;
         let others: Vec<String> = nested
             .iter()
             .filter(|nested| !nested.is_unused_of_systemd())
