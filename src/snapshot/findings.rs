@@ -242,7 +242,7 @@ fn boot_loader(layout: &Layout) -> Option<Finding> {
                  modules with new boot code may not boot",
                 layout.boot_loaders.join(" and ")
             ),
-            "hold it for the upgrade with `apt-mark hold grub-pc grub-efi-amd64`, or have a rescue system at hand"
+            "have a rescue system at hand: `grub-install` from a chroot on the rolled-back root puts the boot code right"
                 .to_owned(),
         )
     })
