@@ -21,4 +21,5 @@
 
 pub mod cli;
 pub mod error;
+pub mod release;
 pub mod system;
