@@ -5,14 +5,14 @@
 //! [`apt`] runs one stage, [`status_fd`] understands its progress, [`apt_log`] its log, [`conffiles`] the configuration files
 //! that it met, [`simulation`] what it would do.
 
-//pub mod apt;
-//pub mod apt_log;
-//pub mod completion;
-//pub mod conffiles;
+pub mod apt;
+pub mod apt_log;
+pub mod completion;
+pub mod conffiles;
 //pub mod holdoff;
 pub mod hop;
-//pub mod preview;
-//pub mod simulation;
+pub mod preview;
+pub mod simulation;
 pub mod sources;
 pub mod status_fd;
-//pub mod upgrade;
+pub mod upgrade;
