@@ -8,3 +8,5 @@ pub mod lock;
 pub mod mounts;
 pub mod show;
 pub mod span;
+pub mod told_to_stop;
+pub mod watched;
