@@ -185,8 +185,9 @@ pub fn load(path: &Path) -> Result<(Config, Vec<u8>), Failure> {
         Failure::usage(format!("failed to read the configuration {shown}: {error}"))
             .hint("safe-upgrade init writes one for this server")
     })?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| Failure::usage(format!("{shown} is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        Failure::usage(format!("{shown} is not UTF-8 from byte {} on", error.valid_up_to()))
+    })?;
     let config = parse(text).map_err(|wrong| Failure::usage(format!("{shown}:{wrong}")))?;
     Ok((config, bytes))
 }
@@ -225,13 +226,16 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             return Err((format!("{tree}"), format!("the tree {tree} is named twice")));
         }
         if backup.store.as_path().starts_with(tree.as_path()) {
-            return Err((format!("{}", backup.store), format!("the store {} lies inside the tree {tree}", backup.store)));
+            return Err((
+                format!("{}", backup.store),
+                format!("the store {} lies inside the tree {tree}", backup.store),
+            ));
         }
     }
     let mut names = BTreeSet::new();
     for check in &config.health.checks {
-        if !names.insert(check.name()) {
-            return Err((check.name().into(), format!("two checks are named {:?}", check.name())));
+        if !names.insert(&check.name) {
+            return Err((check.name.clone(), format!("two checks are named {:?}", check.name)));
         }
     }
     for waiver in &config.waivers {
@@ -267,7 +271,10 @@ mod tests {
         assert!(wrong(&format!("{SMALL}colour = 1\n")).starts_with("4:1: unknown field `colour`"));
         assert!(wrong("[backup]\nstore = 5\ntrees = []\n").starts_with("2:9: "));
         assert!(wrong("[backup]\nstore = \"relative\"\ntrees = [\"/etc\"]\n").starts_with("2:9: "));
-        assert!(wrong("[backup]\nstore = \"/etc/x\"\ntrees = [\"/etc\"]\n").starts_with("2:10: the store /etc/x lies"));
+        assert!(
+            wrong("[backup]\nstore = \"/etc/x\"\ntrees = [\"/etc\"]\n")
+                .starts_with("2:10: the store /etc/x lies")
+        );
         assert!(wrong(&format!("{SMALL}[health]\nsoak = \"soon\"\n")).starts_with("5:8: "));
         assert!(wrong("[backup]\nstore = \"/a\"\n").contains("missing field `trees`"));
         assert!(

@@ -88,7 +88,17 @@ const BUGS: [Bug; 12] = [
 ];
 
 fn copy_tree(from: &Path, to: &Path) {
-    for name in ["src", "tests", "docs", "benches", "Cargo.toml", "Cargo.lock", "build.rs", "clippy.toml", "README.md"] {
+    for name in [
+        "src",
+        "tests",
+        "docs",
+        "benches",
+        "Cargo.toml",
+        "Cargo.lock",
+        "build.rs",
+        "clippy.toml",
+        "README.md",
+    ] {
         let status = Command::new("cp").arg("-a").arg(from.join(name)).arg(to).status().expect("cp runs");
         assert!(status.success(), "{name}");
     }
@@ -117,7 +127,12 @@ fn every_planted_bug_is_caught() {
     for bug in &BUGS {
         let path = tree.path().join(bug.file);
         let text = std::fs::read_to_string(&path).expect("the file is there");
-        assert_eq!(text.matches(bug.good).count(), 1, "{}: the place to plant it is not there once", bug.name);
+        assert_eq!(
+            text.matches(bug.good).count(),
+            1,
+            "{}: the place to plant it is not there once",
+            bug.name
+        );
         std::fs::write(&path, text.replace(bug.good, bug.bad)).expect("the copy is writable");
         let caught = !passes(tree.path(), &target);
         println!("{}: {}", bug.name, if caught { "caught" } else { "ESCAPED" });

@@ -13,8 +13,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "backup", "boot", "config", "driver", "error", "evidence", "health", "journal", "machine", "manifest", "phases",
-            "places", "progress", "release", "snapshot", "system",
+            "backup", "boot", "config", "driver", "error", "evidence", "health", "journal", "machine",
+            "manifest", "phases", "places", "progress", "release", "snapshot", "system",
         ],
     ),
     ("sim", &["driver", "evidence", "machine"]),
@@ -22,8 +22,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
     (
         "phases",
         &[
-            "backup", "boot", "config", "driver", "error", "evidence", "health", "journal", "machine", "manifest", "places",
-            "progress", "release", "snapshot", "system",
+            "backup", "boot", "config", "driver", "error", "evidence", "health", "journal", "machine",
+            "manifest", "places", "progress", "release", "snapshot", "system",
         ],
     ),
     ("journal", &["machine", "system", "evidence", "sim"]),
@@ -112,13 +112,22 @@ fn functions_fit_a_screen() {
         for (number, line) in text.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let is_fn = line.trim_start().starts_with("fn ") || line.contains(" fn ");
-            if open.is_none() && is_fn && line.trim_end().ends_with('{') && !line.trim_start().starts_with("//") {
+            if open.is_none()
+                && is_fn
+                && line.trim_end().ends_with('{')
+                && !line.trim_start().starts_with("//")
+            {
                 open = Some((number, indent));
             }
             if let Some((start, depth)) = open {
                 if number > start && indent == depth && line.trim() == "}" {
                     if number - start + 1 > FUNCTION_LINES {
-                        complaints.push(format!("{}:{}: {} lines", path.display(), start + 1, number - start + 1));
+                        complaints.push(format!(
+                            "{}:{}: {} lines",
+                            path.display(),
+                            start + 1,
+                            number - start + 1
+                        ));
                     }
                     open = None;
                 }
@@ -161,7 +170,9 @@ fn pure_modules_touch_nothing() {
             continue;
         }
         for (number, line) in shipped(&text).lines().enumerate() {
-            if let Some(name) = IMPURE.iter().find(|name| line.contains(**name) && !line.trim_start().starts_with("//")) {
+            if let Some(name) =
+                IMPURE.iter().find(|name| line.contains(**name) && !line.trim_start().starts_with("//"))
+            {
                 complaints.push(format!("{}:{}: names {name}", path.display(), number + 1));
             }
         }
@@ -187,8 +198,19 @@ fn nothing_sleeps_or_shells_out() {
     let mut complaints = Vec::new();
     for (path, text) in sources() {
         for (number, line) in shipped(&text).lines().enumerate() {
-            let forbidden = ["thread::sleep", "\"sh\"", "\"bash\"", "/bin/sh", "println!", "eprintln!", "todo!(", "unimplemented!("];
-            if let Some(name) = forbidden.iter().find(|name| line.contains(**name) && !line.trim_start().starts_with("//")) {
+            let forbidden = [
+                "thread::sleep",
+                "\"sh\"",
+                "\"bash\"",
+                "/bin/sh",
+                "println!",
+                "eprintln!",
+                "todo!(",
+                "unimplemented!(",
+            ];
+            if let Some(name) =
+                forbidden.iter().find(|name| line.contains(**name) && !line.trim_start().starts_with("//"))
+            {
                 complaints.push(format!("{}:{}: {name}", path.display(), number + 1));
             }
         }
@@ -221,7 +243,8 @@ fn evidence_is_made_by_its_judges_only() {
         if module(&path) == "evidence" && shipped.contains("Evidence") {
             for derive in shipped.split("#[derive(").skip(1).filter(|part| {
                 part.split_once(")]").is_some_and(|(_, after)| {
-                    after.trim_start().starts_with("pub struct") && after.trim_start().lines().next().unwrap_or("").contains("Evidence")
+                    after.trim_start().starts_with("pub struct")
+                        && after.trim_start().lines().next().unwrap_or("").contains("Evidence")
                 })
             }) {
                 let list = derive.split(')').next().unwrap_or("");

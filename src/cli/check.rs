@@ -21,10 +21,15 @@ pub fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> Result<
     needs_root("check")?;
     let (config, _) = config::load(&args.common.config)?;
     let hop = plan::hop(args.to.as_deref())?;
-    let outlook = phases::look(&config, None).map_err(|error| Failure::failed("failed to look at this machine", error))?;
+    let outlook = phases::look(&config, None)
+        .map_err(|error| Failure::failed("failed to look at this machine", error))?;
     let stops = outlook.stops(&config.waivers);
     if args.common.json {
-        let findings: Vec<_> = outlook.findings.iter().map(|f| json!({"finding": f, "waived": waived(f, &outlook, &config)})).collect();
+        let findings: Vec<_> = outlook
+            .findings
+            .iter()
+            .map(|f| json!({"finding": f, "waived": waived(f, &outlook, &config)}))
+            .collect();
         print_json(
             out,
             &json!({

@@ -25,7 +25,10 @@ pub fn run(args: &DecideArgs, places: &StateDirectory, out: &mut dyn Write) -> R
     let run = last_run(journal.state(), args)?;
     let State::Trial { plan, health: Some(_), .. } = journal.state().clone() else {
         let state = journal.state().name();
-        return Err(Failure::new(Exit::Refused, format!("run {run} is in the state {state}; only a healthy trial can be committed")));
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("run {run} is in the state {state}; only a healthy trial can be committed"),
+        ));
     };
     confirm(&format!("{} stays on {}.", plan.host, plan.to), args.yes, out)?;
     let mut machine = Machine::open(places.clone(), journal)?;

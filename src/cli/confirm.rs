@@ -18,7 +18,9 @@ pub fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<(), Fai
     }
     written(write!(out, "{question} Type yes to go on: ").and_then(|()| out.flush()))?;
     let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(|error| Failure::failed("failed to read the answer", error))?;
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::failed("failed to read the answer", error))?;
     if answer.trim() == "yes" {
         return Ok(());
     }

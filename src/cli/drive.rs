@@ -22,7 +22,12 @@ use crate::system::exec::Exec;
 ///
 /// # Errors
 /// When the run cannot go on; its state is in the journal.
-pub fn here(places: &StateDirectory, journal: Journal, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub fn here(
+    places: &StateDirectory,
+    journal: Journal,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
     let Some(run) = journal.state().plan().map(|plan| plan.run.clone()) else {
         return Err(Failure::usage("there is no run to drive"));
     };
@@ -57,8 +62,9 @@ fn drive(machine: &mut Machine) -> Result<(Exit, String), Failure> {
         }
         Err(trouble) => {
             machine.progress().ended(Exit::Failed.code(), &trouble.to_string());
-            Err(Failure::failed("the run can't go on now", trouble)
-                .hint("`safe-upgrade status` shows where it stands; `safe-upgrade resume` goes on from there"))
+            Err(Failure::failed("the run can't go on now", trouble).hint(
+                "`safe-upgrade status` shows where it stands; `safe-upgrade resume` goes on from there",
+            ))
         }
     }
 }
@@ -74,7 +80,9 @@ fn outcome(stop: &Stop) -> (Exit, String) {
     };
     let why = state.why().map(ToString::to_string).unwrap_or_default();
     match state {
-        State::Committed { plan, .. } => (Exit::Done, format!("{} runs {}, healthy and committed", plan.host, plan.to)),
+        State::Committed { plan, .. } => {
+            (Exit::Done, format!("{} runs {}, healthy and committed", plan.host, plan.to))
+        }
         State::Refused { .. } => (Exit::Refused, format!("refused, nothing was changed: {why}")),
         State::RolledBack { plan, .. } => (Exit::RolledBack, format!("rolled back to {}: {why}", plan.from)),
         State::Stuck { .. } => (Exit::Stuck, format!("stuck, a human is needed: {why}")),
@@ -86,7 +94,12 @@ fn outcome(stop: &Stop) -> (Exit, String) {
 ///
 /// # Errors
 /// When the unit cannot be started or the run cannot be followed.
-pub fn by_unit(places: &StateDirectory, run: &RunId, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub fn by_unit(
+    places: &StateDirectory,
+    run: &RunId,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
     let directory = places.run(run);
     let from = progress_length(&directory);
     let failed = |error| Failure::failed(format!("failed to start {RESUME_UNIT}"), error);
@@ -104,8 +117,10 @@ pub fn by_unit(places: &StateDirectory, run: &RunId, json: bool, out: &mut dyn W
 
 /// A unit that is already over is as good as a pipe without a writer.
 fn open_pid(text: &str) -> Result<OwnedFd, Failure> {
-    let failed = |errno: rustix::io::Errno| Failure::failed("failed to watch the unit", std::io::Error::from(errno));
-    let raw: i32 = text.trim().parse().map_err(|error| Failure::failed(format!("{text:?} is no process id"), error))?;
+    let failed =
+        |errno: rustix::io::Errno| Failure::failed("failed to watch the unit", std::io::Error::from(errno));
+    let raw: i32 =
+        text.trim().parse().map_err(|error| Failure::failed(format!("{text:?} is no process id"), error))?;
     if let Some(pid) = Pid::from_raw(raw) {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => {}

@@ -34,7 +34,12 @@ pub enum Followed {
 ///
 /// # Errors
 /// When the progress cannot be read or shown.
-pub fn follow(directory: &Path, from: u64, driver: BorrowedFd<'_>, screen: &mut Screen<'_>) -> Result<Followed, Failure> {
+pub fn follow(
+    directory: &Path,
+    from: u64,
+    driver: BorrowedFd<'_>,
+    screen: &mut Screen<'_>,
+) -> Result<Followed, Failure> {
     let path = directory.join(FILE_NAME);
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC).map_err(|errno| cannot(&path, errno.into()))?;
     inotify::add_watch(&watch, directory, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)
@@ -118,7 +123,9 @@ impl<'o> Screen<'o> {
         let bar = (!json && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
             // The template is a constant that indicatif understands; without it the default one shows.
-            if let Ok(style) = ProgressStyle::with_template("{prefix:12} [{bar:30}] {percent:>3} %  {eta} left  {wide_msg}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{prefix:12} [{bar:30}] {percent:>3} %  {eta} left  {wide_msg}")
+            {
                 bar.set_style(style);
             }
             bar
@@ -128,7 +135,8 @@ impl<'o> Screen<'o> {
 
     fn show(&mut self, event: &Event) -> Result<(), Failure> {
         if self.json {
-            let mut line = serde_json::to_vec(event).map_err(|error| Failure::failed("failed to write JSON", error))?;
+            let mut line =
+                serde_json::to_vec(event).map_err(|error| Failure::failed("failed to write JSON", error))?;
             line.push(b'\n');
             return written(self.out.write_all(&line).and_then(|()| self.out.flush()));
         }
@@ -136,7 +144,9 @@ impl<'o> Screen<'o> {
             Event::Phase { name, .. } => self.begin(name),
             Event::Percent { percent, text } => self.percent(*percent, text),
             Event::Line { text, .. } => self.line(&show::line(text)),
-            Event::Reboot { .. } => self.line("the machine reboots; the run goes on by itself. `safe-upgrade status` shows it afterwards"),
+            Event::Reboot { .. } => self.line(
+                "the machine reboots; the run goes on by itself. `safe-upgrade status` shows it afterwards",
+            ),
             Event::Ended { .. } => self.finish_phase(),
         }
     }
@@ -164,7 +174,11 @@ impl<'o> Screen<'o> {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "percentages are clamped to 0..=100")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "percentages are clamped to 0..=100"
+    )]
     fn percent(&mut self, percent: f64, text: &str) -> Result<(), Failure> {
         let thousandths = (percent.clamp(0.0, 100.0) * 10.0) as u64;
         let text = show::line(text);

@@ -81,7 +81,8 @@ impl Past {
 
     fn as_text(&self) -> String {
         let Some(plan) = self.state.plan() else { return String::new() };
-        let why = self.state.why().map(|why| format!(": {}", show::line(&why.to_string()))).unwrap_or_default();
+        let why =
+            self.state.why().map(|why| format!(": {}", show::line(&why.to_string()))).unwrap_or_default();
         format!(
             "{}  {} -> {}  {} after {} s{why}",
             plan.run,

@@ -20,18 +20,36 @@ const USUAL_TREES: [(&str, &str); 8] = [
     ("/home", "people's homes"),
     ("/srv", "what it serves"),
     ("/var/www", "web sites"),
-    ("/var/lib/postgresql", "PostgreSQL; a copy of a busy database differs: stop it, or name a directory with dumps instead"),
-    ("/var/lib/mysql", "MariaDB or MySQL; a copy of a busy database differs: stop it, or name a directory with dumps instead"),
+    (
+        "/var/lib/postgresql",
+        "PostgreSQL; a copy of a busy database differs: stop it, or name a directory with dumps instead",
+    ),
+    (
+        "/var/lib/mysql",
+        "MariaDB or MySQL; a copy of a busy database differs: stop it, or name a directory with dumps instead",
+    ),
     ("/var/mail", "mail"),
 ];
 
 /// Services that a check can be suggested for: a file that shows that one is there, and the check.
 const USUAL_CHECKS: [(&str, &str); 5] = [
-    ("/usr/sbin/nginx", "[[health.check]]\nname = \"web\"\nkind = \"http\"\nurl = \"http://127.0.0.1/\"\nstatus = 200\n# body = \"a text that only the healthy site shows\"\n"),
-    ("/usr/sbin/apache2", "[[health.check]]\nname = \"web\"\nkind = \"http\"\nurl = \"http://127.0.0.1/\"\nstatus = 200\n# body = \"a text that only the healthy site shows\"\n"),
+    (
+        "/usr/sbin/nginx",
+        "[[health.check]]\nname = \"web\"\nkind = \"http\"\nurl = \"http://127.0.0.1/\"\nstatus = 200\n# body = \"a text that only the healthy site shows\"\n",
+    ),
+    (
+        "/usr/sbin/apache2",
+        "[[health.check]]\nname = \"web\"\nkind = \"http\"\nurl = \"http://127.0.0.1/\"\nstatus = 200\n# body = \"a text that only the healthy site shows\"\n",
+    ),
     ("/usr/sbin/sshd", "[[health.check]]\nname = \"ssh\"\nkind = \"tcp\"\naddress = \"127.0.0.1:22\"\n"),
-    ("/usr/sbin/mariadbd", "[[health.check]]\nname = \"mariadb\"\nkind = \"unit\"\nunit = \"mariadb.service\"\n"),
-    ("/usr/bin/pg_lsclusters", "[[health.check]]\nname = \"postgresql\"\nkind = \"tcp\"\naddress = \"127.0.0.1:5432\"\n"),
+    (
+        "/usr/sbin/mariadbd",
+        "[[health.check]]\nname = \"mariadb\"\nkind = \"unit\"\nunit = \"mariadb.service\"\n",
+    ),
+    (
+        "/usr/bin/pg_lsclusters",
+        "[[health.check]]\nname = \"postgresql\"\nkind = \"tcp\"\naddress = \"127.0.0.1:5432\"\n",
+    ),
 ];
 
 /// Writes the configuration and makes the ground for the journal.
@@ -46,9 +64,12 @@ pub fn run(args: &InitArgs, places: &StateDirectory, out: &mut dyn Write) -> Res
             .hint("edit it, or write a new one with --force"));
     }
     let text = text(&args.store, |place| Path::new(place).exists());
-    config::parse(&text).map_err(|wrong| Failure::new(Exit::Usage, format!("the new configuration would be wrong: {wrong}")))?;
+    config::parse(&text).map_err(|wrong| {
+        Failure::new(Exit::Usage, format!("the new configuration would be wrong: {wrong}"))
+    })?;
     if let Some(parent) = path.parent() {
-        durable::private_directory(parent).map_err(|error| Failure::failed("failed to write the configuration", error))?;
+        durable::private_directory(parent)
+            .map_err(|error| Failure::failed("failed to write the configuration", error))?;
     }
     durable::replace_file(path, text.as_bytes(), 0o600)
         .map_err(|error| Failure::failed("failed to write the configuration", error))?;
@@ -138,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_store_below_a_usual_tree_leaves_that_tree_out() {
-        let config = config::parse(&text(Path::new("/srv/backup"), |place| place == "/etc" || place == "/srv")).unwrap();
+        let config =
+            config::parse(&text(Path::new("/srv/backup"), |place| place == "/etc" || place == "/srv"))
+                .unwrap();
         assert_eq!(config.backup.trees.len(), 1);
     }
 }

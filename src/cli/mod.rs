@@ -68,7 +68,8 @@ fn written(result: std::io::Result<()>) -> Result<(), Failure> {
 }
 
 fn print_json(out: &mut dyn Write, value: &serde_json::Value) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::failed("failed to write JSON", error))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::failed("failed to write JSON", error))?;
     written(writeln!(out, "{text}"))
 }
 
@@ -81,13 +82,15 @@ fn read_journal(places: &StateDirectory) -> Result<(Reading, State), Failure> {
 /// A journal that could not be used, with its own exit code where another run holds it.
 fn journal_failure(error: JournalError) -> Failure {
     match error {
-        JournalError::Lock(LockError::Held(path)) => {
-            Failure::new(Exit::Locked, format!("another safe-upgrade is at work here (it holds {})", path.display()))
-                .hint("`safe-upgrade status` shows what it does")
-        }
+        JournalError::Lock(LockError::Held(path)) => Failure::new(
+            Exit::Locked,
+            format!("another safe-upgrade is at work here (it holds {})", path.display()),
+        )
+        .hint("`safe-upgrade status` shows what it does"),
         JournalError::Damaged { .. } | JournalError::Replay { .. } => {
-            Failure::failed("the journal can't be used", error)
-                .hint("nothing was touched; keep a copy of the file, compare it with its backup, and ask for help")
+            Failure::failed("the journal can't be used", error).hint(
+                "nothing was touched; keep a copy of the file, compare it with its backup, and ask for help",
+            )
         }
         error => Failure::failed("the journal can't be used", error),
     }

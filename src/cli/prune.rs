@@ -27,12 +27,16 @@ pub fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Re
     let found = prune::leftovers(&journal, keep.duration())
         .map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
     for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
-        prune::prune(&mut journal, leftover)
-            .map_err(|error| Failure::failed(format!("failed to delete what the run {} has left behind", leftover.run), error))?;
+        prune::prune(&mut journal, leftover).map_err(|error| {
+            Failure::failed(format!("failed to delete what the run {} has left behind", leftover.run), error)
+        })?;
     }
     if args.common.json {
         let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();
-        print_json(out, &json!({"schema": SCHEMA, "command": "prune", "keep": keep.to_string(), "runs": runs}))?;
+        print_json(
+            out,
+            &json!({"schema": SCHEMA, "command": "prune", "keep": keep.to_string(), "runs": runs}),
+        )?;
     } else {
         for leftover in &found {
             written(writeln!(out, "{}", as_text(leftover, args.dry_run)))?;

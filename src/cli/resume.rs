@@ -17,7 +17,10 @@ pub fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Write) -> R
     needs_root("going on with a run")?;
     let journal = Journal::open(places.path()).map_err(journal_failure)?;
     if journal.torn_bytes() > 0 {
-        tracing::warn!(bytes = journal.torn_bytes(), "dropped a last line of the journal whose writing was cut off");
+        tracing::warn!(
+            bytes = journal.torn_bytes(),
+            "dropped a last line of the journal whose writing was cut off"
+        );
     }
     if journal.state().is_final() {
         if !args.json {

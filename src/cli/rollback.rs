@@ -22,8 +22,11 @@ pub fn run(args: &RollbackArgs, places: &StateDirectory, out: &mut dyn Write) ->
     let entry = Entry::rollback_started(Why::Operator);
     if let Err(illegal) = journal.state().clone().apply(entry.record()) {
         tracing::debug!(%illegal);
-        return Err(Failure::new(Exit::Refused, format!("run {run} is in the state {} and can't be rolled back", illegal.from))
-            .hint(super::story::tell(journal.state()).back));
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("run {run} is in the state {} and can't be rolled back", illegal.from),
+        )
+        .hint(super::story::tell(journal.state()).back));
     }
     confirm(&question(journal.state()), args.decide.yes, out)?;
     journal.append(&entry).map_err(|error| Failure::failed("failed to write the decision down", error))?;

@@ -48,8 +48,11 @@ fn may_begin(state: &State, leave_stuck: bool) -> Result<(), Failure> {
                 .hint("mend it, then `safe-upgrade rollback`; or begin anew with --leave-stuck"))
         }
         state if state.is_final() => Ok(()),
-        state => Err(Failure::new(Exit::Refused, format!("the last run has not ended: it is in the state {}", state.name()))
-            .hint("`safe-upgrade status` tells what it waits for; `safe-upgrade resume` goes on with it")),
+        state => Err(Failure::new(
+            Exit::Refused,
+            format!("the last run has not ended: it is in the state {}", state.name()),
+        )
+        .hint("`safe-upgrade status` tells what it waits for; `safe-upgrade resume` goes on with it")),
     }
 }
 

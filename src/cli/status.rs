@@ -70,11 +70,17 @@ fn as_text(reading: &Reading, state: &State) -> String {
     lines.push(format!("run       {} on {}: {} -> {}", plan.run, show::line(&plan.host), plan.from, plan.to));
     lines.push(format!("state     {}: {now}", state.name()));
     if let Some(frame) = frames.last() {
-        lines.push(format!("since     {} ({})", frame.time.strftime("%Y-%m-%d %H:%M:%S UTC"), ago(frame.time)));
+        lines.push(format!(
+            "since     {} ({})",
+            frame.time.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            ago(frame.time)
+        ));
     }
     if let Some(why) = state.why() {
         lines.push(format!("why       {}", show::line(&why.to_string())));
-        lines.extend(details(state).iter().take(20).map(|detail| format!("          - {}", show::line(detail))));
+        lines.extend(
+            details(state).iter().take(20).map(|detail| format!("          - {}", show::line(detail))),
+        );
     }
     for (what, text) in evidence(frames) {
         lines.push(format!("{what:<9} {}", show::line(&text)));
@@ -87,7 +93,8 @@ fn as_text(reading: &Reading, state: &State) -> String {
 
 fn ago(time: jiff::Timestamp) -> String {
     let seconds = jiff::Timestamp::now().duration_since(time).as_secs();
-    u64::try_from(seconds).map_or_else(|_| "in the future".into(), |seconds| format!("{} ago", story::duration(seconds)))
+    u64::try_from(seconds)
+        .map_or_else(|_| "in the future".into(), |seconds| format!("{} ago", story::duration(seconds)))
 }
 
 fn notices(reading: &Reading) -> Vec<String> {
@@ -126,12 +133,17 @@ fn evidence_of(record: &Record) -> Option<(&'static str, String)> {
     Some(match record {
         Record::Checked { proof } => {
             let waived: Vec<&str> = proof.waived.iter().map(|waiver| waiver.id.as_str()).collect();
-            let waived = if waived.is_empty() { String::new() } else { format!("; waived: {}", waived.join(", ")) };
+            let waived =
+                if waived.is_empty() { String::new() } else { format!("; waived: {}", waived.join(", ")) };
             ("preflight", format!("no inhibitor, {} findings{waived}", proof.findings.len()))
         }
         Record::BackupVerified { proof } => (
             "backup",
-            format!("{} entries, {} restored and equal to their manifests", proof.entries, story::bytes(proof.bytes)),
+            format!(
+                "{} entries, {} restored and equal to their manifests",
+                proof.entries,
+                story::bytes(proof.bytes)
+            ),
         ),
         Record::Rehearsed { passage: passed } => ("rehearsal", passage(passed)),
         Record::Drained { passage: passed } => ("drain", passage(passed)),

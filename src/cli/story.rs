@@ -26,13 +26,23 @@ pub fn tell(state: &State) -> Story {
             "nothing, until somebody types `safe-upgrade run`",
             "there is nothing to go back from",
         ),
-        State::Planned { .. } => preparing("the machine is looked at: findings, baseline, download", "the backup"),
+        State::Planned { .. } => {
+            preparing("the machine is looked at: findings, baseline, download", "the backup")
+        }
         State::Checked { .. } => preparing("the backup is made and really restored", "the rehearsal"),
-        State::BackupVerified { .. } => preparing("the backup is proven restorable", "the rehearsal, or a reason to leave it out"),
-        State::Rehearsed { .. } => preparing("the rehearsal is passed", "draining the load balancer, or a reason to leave it out"),
-        State::Drained { .. } => preparing("the machine gets no more traffic from a load balancer", "the snapshot"),
+        State::BackupVerified { .. } => {
+            preparing("the backup is proven restorable", "the rehearsal, or a reason to leave it out")
+        }
+        State::Rehearsed { .. } => {
+            preparing("the rehearsal is passed", "draining the load balancer, or a reason to leave it out")
+        }
+        State::Drained { .. } => {
+            preparing("the machine gets no more traffic from a load balancer", "the snapshot")
+        }
         State::Snapshotted { .. } => preparing("the snapshot is sealed", "arming the fallback"),
-        State::Armed { .. } => preparing("the next boot is the old system, whatever happens", "the gate, then the upgrade"),
+        State::Armed { .. } => {
+            preparing("the next boot is the old system, whatever happens", "the gate, then the upgrade")
+        }
         State::Refusing { left, .. } => (
             match left {
                 Undo::Nothing => "the run is refused".to_owned(),
@@ -41,7 +51,9 @@ pub fn tell(state: &State) -> Story {
             "everything that was prepared is taken back, then the run ends as refused",
             "nothing was changed",
         ),
-        State::Refused { .. } => ("the run was refused and changed nothing".to_owned(), "nothing", "nothing was changed"),
+        State::Refused { .. } => {
+            ("the run was refused and changed nothing".to_owned(), "nothing", "nothing was changed")
+        }
         _ => return tell_changed(state),
     };
     Story { now, next: next.to_owned(), back: back.to_owned() }
@@ -64,9 +76,17 @@ fn undo_words(left: Undo) -> &'static str {
 fn tell_changed(state: &State) -> Story {
     const LANDS_ON_OLD: &str = "any reboot now lands on the old system and rolls back by itself";
     let (now, next, back): (&str, &str, &str) = match state {
-        State::Upgrading { .. } => ("packages are being upgraded", "the upgrade is judged, then a reboot into the trial", LANDS_ON_OLD),
-        State::Upgraded { .. } => ("the upgrade is complete", "the upgraded root becomes the next boot", LANDS_ON_OLD),
-        State::Rebooting { .. } => ("the machine reboots into the trial", "the trial is recognised and its health checked", ROLLBACK),
+        State::Upgrading { .. } => (
+            "packages are being upgraded",
+            "the upgrade is judged, then a reboot into the trial",
+            LANDS_ON_OLD,
+        ),
+        State::Upgraded { .. } => {
+            ("the upgrade is complete", "the upgraded root becomes the next boot", LANDS_ON_OLD)
+        }
+        State::Rebooting { .. } => {
+            ("the machine reboots into the trial", "the trial is recognised and its health checked", ROLLBACK)
+        }
         State::Trial { health: None, .. } => (
             "the upgraded system runs on trial; its health is being checked",
             "healthy: commit; not healthy: rollback, by itself",
@@ -83,8 +103,12 @@ fn tell_changed(state: &State) -> Story {
             "nothing; `safe-upgrade prune` deletes the snapshot when the retention is over",
             ROLLBACK,
         ),
-        State::Committed { .. } => ("the new release stays", "nothing", "the snapshot is deleted: only the backup leads back"),
-        State::RollingBack { .. } => ("the old system is being brought back", "a reboot into it", "this is the way back"),
+        State::Committed { .. } => {
+            ("the new release stays", "nothing", "the snapshot is deleted: only the backup leads back")
+        }
+        State::RollingBack { .. } => {
+            ("the old system is being brought back", "a reboot into it", "this is the way back")
+        }
         State::RollbackRebooting { .. } => (
             "the machine reboots into the old system",
             "a second proof that the old system runs and will run again",
@@ -153,7 +177,10 @@ mod tests {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(5 * 1024 * 1024 * 1024), "5.0 GiB");
-        assert_eq!((duration(45), duration(600), duration(86_400)), ("45 s".into(), "10 min".into(), "24 h".into()));
+        assert_eq!(
+            (duration(45), duration(600), duration(86_400)),
+            ("45 s".into(), "10 min".into(), "24 h".into())
+        );
     }
 
     #[test]

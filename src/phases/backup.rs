@@ -26,7 +26,8 @@ pub(super) fn back_up(machine: &Machine, _: &Plan) -> Result<RestoreReport> {
 /// # Errors
 /// When a copy cannot be made, or it cannot be found out whether it is good.
 pub fn back_up_all(config: &Config, places: &StateDirectory, progress: &Progress) -> Result<RestoreReport> {
-    let scratch = config.backup.scratch.as_ref().map_or_else(|| places.scratch(), |path| path.as_path().to_owned());
+    let scratch =
+        config.backup.scratch.as_ref().map_or_else(|| places.scratch(), |path| path.as_path().to_owned());
     durable::private_directory(&scratch).map_err(trouble)?;
     let count = config.backup.trees.len();
     let mut trees = Vec::with_capacity(count);
@@ -57,17 +58,22 @@ fn one_tree(config: &Config, tree: &Path, scratch: &Path, share: &Share<'_>) -> 
         VerifyProgress::Restoring { done, total } => {
             share.told(0.7, &format!("{shown}: {done} of {total} bytes restored"));
         }
-        VerifyProgress::Reading(seen) => share.told(0.9, &format!("{shown}: {} entries compared", seen.entries)),
+        VerifyProgress::Reading(seen) => {
+            share.told(0.9, &format!("{shown}: {} entries compared", seen.entries))
+        }
     };
     let options = VerifyOptions { kept: KEPT_LINES, ..VerifyOptions::default() };
-    let report = backup::verify_restored(&place.copy(), &place.manifest(), scratch, options, &told).map_err(trouble)?;
+    let report = backup::verify_restored(&place.copy(), &place.manifest(), scratch, options, &told)
+        .map_err(trouble)?;
     share.progress.line(&format!("{shown}: {}", report.sentence()));
     tree_report(tree, &report)
 }
 
 fn tree_report(tree: &Path, report: &Report) -> Result<TreeReport> {
     let shown = tree.to_string_lossy().into_owned();
-    let summary = report.manifest.ok_or_else(|| Trouble::new(format!("the manifest of {shown} was not read to its end")))?;
+    let summary = report
+        .manifest
+        .ok_or_else(|| Trouble::new(format!("the manifest of {shown} was not read to its end")))?;
     // A verdict that is neither same nor different is not a yes: something could not be checked.
     let differences = if report.is_same() { 0 } else { report.total().max(1) };
     Ok(TreeReport {
@@ -111,8 +117,8 @@ pub(super) fn sample(machine: &Machine, plan: &Plan, claim: &BackupProof) -> Res
         let place = Place::of(store, Path::new(tree)).map_err(trouble)?;
         let whole = manifest::read_file(&place.manifest()).map_err(trouble)?;
         let entries = whole.entries.into_iter().map(Ok);
-        let report =
-            manifest::attest_sample(&place.copy(), entries, u64::from_le_bytes(seed), count).map_err(trouble)?;
+        let report = manifest::attest::attest_sample(&place.copy(), entries, u64::from_le_bytes(seed), count)
+            .map_err(trouble)?;
         facts.read += report.entries;
         facts.differing += report.total();
         facts.trees.push(TreeProof { tree: tree.clone(), manifest: plan_id(&whole.summary.id)? });

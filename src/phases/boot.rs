@@ -26,7 +26,8 @@ pub(super) fn facts(plan: Option<&Plan>) -> Result<BootFacts> {
     let running = top.running_root().map_err(trouble)?;
     let name = &plan.root.name;
     let named = top.find(name).map_err(trouble)?;
-    let named = named.ok_or_else(|| Trouble::new(format!("no subvolume is named {name}: nothing would boot")))?;
+    let named =
+        named.ok_or_else(|| Trouble::new(format!("no subvolume is named {name}: nothing would boot")))?;
     Ok(BootFacts {
         boot: BootId::new(identity::boot_id().map_err(trouble)?),
         running: volume(&running)?,

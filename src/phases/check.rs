@@ -41,7 +41,7 @@ impl Outlook {
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
 pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
     let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
-    let mut findings: Vec<Finding> = snapshot::findings(&layout).into_iter().map(of_snapshot).collect();
+    let mut findings: Vec<Finding> = snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
     findings.extend(store::findings(config));
     findings.extend(match completion::completion_facts(Path::new("/")) {
         Ok(facts) => of_packages(&facts),
@@ -49,7 +49,8 @@ pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
     });
     findings.extend(of_checks(config));
     findings.sort_by(|one, other| one.severity.cmp(&other.severity));
-    let mounts = layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
+    let mounts =
+        layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
     Ok(Outlook { findings, mounts, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
 }
 
@@ -70,7 +71,12 @@ fn of_packages(facts: &CompletionFacts) -> Vec<Finding> {
     };
     let stop = Severity::Inhibitor;
     if let Some(first) = facts.audit.lines().next() {
-        add("dpkg-audit", stop, format!("dpkg --audit complains: {first}"), "dpkg --configure -a, then apt-get install -f");
+        add(
+            "dpkg-audit",
+            stop,
+            format!("dpkg --audit complains: {first}"),
+            "dpkg --configure -a, then apt-get install -f",
+        );
     }
     if let Some(complaint) = &facts.check {
         add("apt-check", stop, format!("apt-get check complains: {complaint}"), "apt-get install -f");
@@ -80,12 +86,18 @@ fn of_packages(facts: &CompletionFacts) -> Vec<Finding> {
         add("packages-unfinished", stop, what, "dpkg --configure -a, then apt-get install -f");
     }
     if !facts.pending.is_empty() {
-        let what = format!("{} packages are not at their newest version of this release.", facts.pending.len());
+        let what =
+            format!("{} packages are not at their newest version of this release.", facts.pending.len());
         add("updates-pending", Severity::Warning, what, "apt-get update && apt-get upgrade");
     }
     if !facts.held.is_empty() {
         let what = format!("held packages stay as they are: {}.", facts.held.join(" "));
-        add("packages-held", Severity::Warning, what, "apt-mark unhold PACKAGE, if the hold is not wanted any more");
+        add(
+            "packages-held",
+            Severity::Warning,
+            what,
+            "apt-mark unhold PACKAGE, if the hold is not wanted any more",
+        );
     }
     findings
 }

@@ -4,7 +4,9 @@ use super::Result;
 use crate::machine::Passage;
 
 pub(super) fn pass() -> Passage {
-    Passage::Waived { reason: "this version drives no load balancer; take the machine out of yours by hand".into() }
+    Passage::Waived {
+        reason: "this version drives no load balancer; take the machine out of yours by hand".into(),
+    }
 }
 
 /// Nothing was drained, so nothing is to be taken back.

@@ -35,7 +35,12 @@ pub struct Ground {
 impl fmt::Display for Ground {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.made { "made" } else { "found" };
-        write!(f, "The journal's own subvolume {} is {verb}, mounted at {}.", self.volume, self.mount_point.display())
+        write!(
+            f,
+            "The journal's own subvolume {} is {verb}, mounted at {}.",
+            self.volume,
+            self.mount_point.display()
+        )
     }
 }
 
@@ -46,11 +51,17 @@ impl fmt::Display for Ground {
 pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> {
     let failed = |error| Failure::failed("failed to give the journal a subvolume of its own", error);
     let top = TopLevel::open(Path::new("/")).map_err(|error| {
-        failed(trouble(error)).hint("safe-upgrade runs need a btrfs root for now; `verify` and `manifest` work anywhere")
+        failed(trouble(error))
+            .hint("safe-upgrade runs need a btrfs root for now; `verify` and `manifest` work anywhere")
     })?;
     let volume_places = Places { mount_point: places.path().to_owned(), ..Places::default() };
-    let (change, subvolume) = state_volume::ensure(&top, &volume_places).map_err(|error| failed(trouble(error)))?;
-    Ok(Ground { mount_point: places.path().to_owned(), volume: subvolume.name, made: change == Change::Changed })
+    let (change, subvolume) =
+        state_volume::ensure(&top, &volume_places).map_err(|error| failed(trouble(error)))?;
+    Ok(Ground {
+        mount_point: places.path().to_owned(),
+        volume: subvolume.name,
+        made: change == Change::Changed,
+    })
 }
 
 /// Installs the unit and the copy of this program that it runs. To be called by whoever holds the journal. Repeatable; durable
@@ -59,7 +70,8 @@ pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> 
 /// # Errors
 /// Names what could not be written.
 pub fn install(places: &StateDirectory) -> std::result::Result<(), Failure> {
-    install_files(places).map_err(|trouble| Failure::failed(format!("failed to install {RESUME_UNIT}"), trouble))
+    install_files(places)
+        .map_err(|trouble| Failure::failed(format!("failed to install {RESUME_UNIT}"), trouble))
 }
 
 fn install_files(places: &StateDirectory) -> Result<()> {
@@ -91,7 +103,8 @@ pub(super) fn is_resume_enabled(root: &Path) -> bool {
 /// Where the journal lies, for the proof that a rollback leaves it alone.
 pub(super) fn journal_facts(places: &StateDirectory, plan: &Plan) -> Result<JournalFacts> {
     let facts = state_volume::location_facts(places.path(), Path::new("/")).map_err(trouble)?;
-    let volume = facts.subvolume.filter(|_| facts.own_top_level).map(|found| volume_id(found.uuid)).transpose()?;
+    let volume =
+        facts.subvolume.filter(|_| facts.own_top_level).map(|found| volume_id(found.uuid)).transpose()?;
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let running = volume_id(top.running_root().map_err(trouble)?.uuid)?;
     let named = top.find(&plan.root.name).map_err(trouble)?;

@@ -27,8 +27,8 @@ use crate::config::{self, Config};
 use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
-    BackupProof, BootFacts, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan, PreflightFacts, RestoreReport,
-    SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+    BackupProof, BootFacts, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan, PreflightFacts,
+    RestoreReport, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
 };
 use crate::journal::Journal;
 use crate::machine::{Entry, Passage, State, Undo};
@@ -55,15 +55,21 @@ impl Machine {
     /// # Errors
     /// When there is no run, or its configuration is not the one that the plan names.
     pub fn open(places: StateDirectory, journal: Journal) -> std::result::Result<Self, Failure> {
-        let Some(plan) = journal.state().plan() else { return Err(Failure::usage("there is no run to drive")) };
+        let Some(plan) = journal.state().plan() else {
+            return Err(Failure::usage("there is no run to drive"));
+        };
         let directory = places.run(&plan.run);
         let path = directory.join(plan::CONFIG_NAME);
         let (config, bytes) = config::load(&path)?;
         if plan::digest(&bytes) != plan.config {
-            return Err(Failure::new(Exit::Failed, format!("{} is not the configuration that the run was planned with", path.display()))
-                .hint("put the original back; its BLAKE3 digest is in the journal's last Planned record"));
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("{} is not the configuration that the run was planned with", path.display()),
+            )
+            .hint("put the original back; its BLAKE3 digest is in the journal's last Planned record"));
         }
-        let names = RunNames::new(plan.run.as_str()).map_err(|error| Failure::failed("failed to name the run's snapshots", error))?;
+        let names = RunNames::new(plan.run.as_str())
+            .map_err(|error| Failure::failed("failed to name the run's snapshots", error))?;
         let progress = Progress::in_directory(&directory);
         Ok(Self { places, journal, config, names, directory, progress })
     }

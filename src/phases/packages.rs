@@ -35,7 +35,13 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
     let (directory, archives) = (places.apt(), archives(places));
     durable::private_directory(&archives).map_err(trouble)?;
     let log = directory.join("preview.log");
-    let settings = AptSettings { log: &log, archives: &archives, silence: DOWNLOAD_SILENCE, lock_wait: LOCK_WAIT, stop: None };
+    let settings = AptSettings {
+        log: &log,
+        archives: &archives,
+        silence: DOWNLOAD_SILENCE,
+        lock_wait: LOCK_WAIT,
+        stop: None,
+    };
     let told = |state: apt::Progress| progress.percent(10.0 + f64::from(state.percent) * 0.8, &shown(&state));
     let facts = preview::prefetch(&plan, &directory, &settings, &told).map_err(trouble)?;
     progress.line(&format!(

@@ -29,7 +29,8 @@ pub fn digest(bytes: &[u8]) -> ManifestId {
 /// # Errors
 /// Refused, with the remedy, when there is no supported way.
 pub fn hop(to: Option<&str>) -> Result<Hop, Failure> {
-    let current = identity::os_release(Path::new("/")).map_err(|error| Failure::failed("failed to find out the release", error))?;
+    let current = identity::os_release(Path::new("/"))
+        .map_err(|error| Failure::failed("failed to find out the release", error))?;
     let planned = match to {
         Some(to) => Hop::plan(&current, to),
         None => Hop::next(&current),
@@ -47,7 +48,9 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
     let root = top.running_root().map_err(|error| failed(trouble(error)))?;
     if root.on_top_level() || root.name.is_empty() {
         let message = "the root is the top level of its btrfs: there is no name that could be exchanged";
-        return Err(Failure::new(Exit::Refused, message).hint("move the system into a subvolume: docs/adr/0005"));
+        return Err(
+            Failure::new(Exit::Refused, message).hint("move the system into a subvolume: docs/adr/0005")
+        );
     }
     Ok(Plan {
         run: new_run_id()?,

@@ -41,12 +41,13 @@ pub fn leftovers(journal: &Journal, keep: Duration) -> Result<Vec<Leftover>> {
         }
     }
     let now = jiff::Timestamp::now();
-    let due = |ended: jiff::Timestamp| {
-        Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age >= keep)
-    };
+    let due =
+        |ended: jiff::Timestamp| Duration::try_from(now.duration_since(ended)).is_ok_and(|age| age >= keep);
     Ok(found
         .into_iter()
-        .filter_map(|(run, volumes)| ended.get(&run).map(|at| Leftover { run, ended: *at, volumes, due: due(*at) }))
+        .filter_map(|(run, volumes)| {
+            ended.get(&run).map(|at| Leftover { run, ended: *at, volumes, due: due(*at) })
+        })
         .collect())
 }
 
@@ -77,7 +78,7 @@ pub fn prune(journal: &mut Journal, leftover: &Leftover) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     journal.append(&Entry::pruned(leftover.run.clone())).map_err(trouble)?;
     for volume in &leftover.volumes {
-        top.delete_tree(&volume.name, volume.uuid)
+        top.delete(&volume.name, volume.uuid)
             .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;
     }
     Ok(())

@@ -3,5 +3,7 @@
 use crate::machine::Passage;
 
 pub(super) fn pass() -> Passage {
-    Passage::Waived { reason: "this version does not rehearse; the upgrade runs first on the machine itself".into() }
+    Passage::Waived {
+        reason: "this version does not rehearse; the upgrade runs first on the machine itself".into(),
+    }
 }

@@ -45,7 +45,11 @@ fn of_tree(tree: &Path, store: &Path, store_disks: &Below) -> Option<Finding> {
     match disks::below(tree) {
         Ok(below) if overlap(&below, store_disks) => Some(inhibitor(
             "store-on-same-device",
-            format!("the store {} lies on the same disk as {}: they would be lost together.", show::path(store), show::path(tree)),
+            format!(
+                "the store {} lies on the same disk as {}: they would be lost together.",
+                show::path(store),
+                show::path(tree)
+            ),
             "set backup.store to a directory on another disk or another machine's, or waive this by its id",
         )),
         Ok(_) => None,

@@ -50,8 +50,11 @@ pub(super) fn health(machine: &Machine, plan: &Plan) -> Result<HealthFacts> {
     let mut report = HealthReport::new(results, converged.changes, &before);
     if report.required_failed.is_empty() {
         machine.progress.percent(60.0, &format!("healthy; watching for {}", config.soak));
-        let settings =
-            soak::SoakConfig { time: config.soak, interval: SOAK_INTERVAL, restarts_allowed: RESTARTS_ALLOWED };
+        let settings = soak::SoakConfig {
+            time: config.soak,
+            interval: SOAK_INTERVAL,
+            restarts_allowed: RESTARTS_ALLOWED,
+        };
         let mut look = || soak::Sample::take(checks::run_all(&config.checks, phase(machine), &cancel));
         let watched = soak::watch(settings, &first, &mut clock, &mut look).map_err(trouble)?;
         report = report.with_soak(&watched);
@@ -64,7 +67,8 @@ pub(super) fn health(machine: &Machine, plan: &Plan) -> Result<HealthFacts> {
 }
 
 pub(super) fn facts(report: HealthReport) -> HealthFacts {
-    let noted = report.changes.iter().filter(|change| !change.is_required()).map(|change| change.sentence.clone());
+    let noted =
+        report.changes.iter().filter(|change| !change.is_required()).map(|change| change.sentence.clone());
     let noted = report.wanted_failed.iter().cloned().chain(noted).collect();
     HealthFacts {
         checked: report.checked as u64,
@@ -84,7 +88,8 @@ fn phase(machine: &Machine) -> Phase {
 /// The baseline of this run, if it is still the one that the journal names.
 pub(super) fn baseline(machine: &Machine) -> Result<Baseline> {
     let path = machine.directory.join(BASELINE_NAME);
-    let bytes = std::fs::read(&path).map_err(|error| Trouble::new(format!("failed to read {}: {error}", path.display())))?;
+    let bytes = std::fs::read(&path)
+        .map_err(|error| Trouble::new(format!("failed to read {}: {error}", path.display())))?;
     let named = machine.journal.frames().iter().rev().find_map(|frame| match &frame.entry {
         Record::Checked { proof } => Some(&proof.baseline),
         _ => None,

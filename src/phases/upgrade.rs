@@ -71,7 +71,10 @@ fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
     let seen = completion::completion_facts(Path::new("/")).map_err(trouble)?;
     Ok(UpgradeFacts {
         failures: Vec::new(),
-        reached_end: report.stages.last().is_some_and(|stage| stage.stage == apt::Stage::Check && stage.well()),
+        reached_end: report
+            .stages
+            .last()
+            .is_some_and(|stage| stage.stage == apt::Stage::Check && stage.well()),
         release: running_release()?,
         audit: seen.audit.lines().map(str::to_owned).collect(),
         apt_check: seen.check,
@@ -110,6 +113,7 @@ fn prompts(machine: &Machine, report: &UpgradeReport) -> Vec<String> {
 }
 
 fn prompt(decision: &ConffileDecision) -> String {
-    let leftover = decision.leftover.as_ref().map(|path| format!("; the other version is {}", path.display()));
+    let leftover =
+        decision.leftover.as_ref().map(|path| format!("; the other version is {}", path.display()));
     format!("{}: {:?}{}", decision.path.display(), decision.decision, leftover.unwrap_or_default())
 }

@@ -90,6 +90,16 @@ impl Hop {
         plan_among(&RELEASES, current, to)
     }
 
+    /// The hop to the release that comes next.
+    ///
+    /// # Errors
+    /// As [`Hop::plan`]; also when no newer release is known.
+    pub fn next(current: &OsRelease) -> Result<Self, HopError> {
+        let at = RELEASES.iter().position(|release| release.version == current.version_id);
+        let next = at.and_then(|at| RELEASES.get(at + 1)).or(RELEASES.last());
+        plan_among(&RELEASES, current, next.map_or("", |release| release.codename))
+    }
+
     /// Finds the hop again from two recorded codenames, without asking what runs now.
     ///
     /// # Errors

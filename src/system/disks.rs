@@ -87,14 +87,20 @@ fn collect(device: &Path, disks: &mut BTreeSet<String>, left: usize) -> Result<(
             None => Err(None),
         };
     }
-    let slaves: Vec<PathBuf> =
-        fs::read_dir(real.join("slaves")).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).collect();
+    let slaves: Vec<PathBuf> = fs::read_dir(real.join("slaves"))
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect();
     if !slaves.is_empty() {
         return slaves.iter().try_for_each(|slave| collect(slave, disks, left - 1));
     }
     let name = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
     disks.insert(match fs::read(real.join("loop/backing_file")) {
-        Ok(file) => format!("file {}", Path::new(std::ffi::OsStr::from_bytes(file.trim_ascii_end())).display()),
+        Ok(file) => {
+            format!("file {}", Path::new(std::ffi::OsStr::from_bytes(file.trim_ascii_end())).display())
+        }
         Err(_) => name,
     });
     Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::release::hop::Hop;
@@ -72,6 +73,21 @@ pub enum Note {
         /// The suite.
         suite: String,
     },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rewritten { from, to } => write!(f, "the suite {from} becomes {to}"),
+            Self::Disabled { suite } => write!(f, "the suite {suite} is switched off"),
+            Self::FirmwareAdded => f.write_str("non-free-firmware is added beside non-free"),
+            Self::AlreadyTarget { suite } => write!(f, "the suite {suite} is of the new release already"),
+            Self::AliasLeft { suite } => write!(f, "the suite {suite} is a name that moves; it is left as it is"),
+            Self::ThirdPartyLeft { suite } => {
+                write!(f, "a third party's suite {suite} does not name the release; it is left as it is")
+            }
+        }
+    }
 }
 
 /// The text of one file after rewriting, and what was found in it. Pure.
