@@ -96,3 +96,37 @@ fn private(device: &Path, subvolume: Option<u64>) -> std::io::Result<Attached> {
 fn open_root(mount: &OwnedFd) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::subvolume;
+    use crate::system::exec::Exec;
+
+    #[test]
+    fn the_fallback_mounts_and_leaves_nothing_behind() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        std::fs::File::create(&image).unwrap().set_len(200 << 20).unwrap();
+        let Ok(mkfs) = Exec::new("mkfs.btrfs") else {
+            println!("skipped: needs mkfs.btrfs");
+            return;
+        };
+        mkfs.arg("-q").arg(&image).success().unwrap();
+        let device = Exec::new("losetup").unwrap().args(["--find", "--show"]).arg(&image).text().unwrap();
+        let attached = private(Path::new(device.trim()), Some(5));
+        // In use it goes away with the last mount; unused, now.
+        Exec::new("losetup").unwrap().args(["--detach", device.trim()]).success().unwrap();
+        let attached = attached.unwrap();
+        assert_eq!(subvolume::read(attached.directory()).unwrap().id, 5);
+        let Mount::Private(point) = &attached._mount else { panic!("not the fallback") };
+        let point = point.clone();
+        assert!(point.exists());
+        drop(attached);
+        assert!(!point.exists());
+    }
+}
