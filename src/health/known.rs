@@ -32,6 +32,8 @@ const COME_AND_GO: &[&str] = &[
     "var-lib-docker-*",
     "var-lib-containers-*",
     "var-lib-kubelet-*",
+    // Our own: they belong to the run, not to the machine.
+    "safe-upgrade*",
     // Started on request over D-Bus, ended when idle.
     "packagekit.service",
     "fwupd.service",
@@ -254,6 +256,16 @@ mod tests {
         assert!(is_successor("shop-v1.service", "shop-v2.service", &renames));
         assert!(!is_successor("shop-v1.timer", "shop-v2.timer", &renames));
         assert!(is_successor("ntp.service", "ntpsec.service", &renames));
+    }
+
+    #[test]
+    fn the_documentation_shows_the_tables() {
+        let page = include_str!("../../docs/health.md");
+        let renamed = RENAMED.iter().flat_map(|(old, new)| [*old, *new]);
+        let listed = COME_AND_GO.iter().chain(SYSTEMD_SERVES).chain(UNKEPT_PLACES).copied();
+        for word in listed.chain(MAY_GO.iter().map(|(unit, _)| *unit)).chain(renamed) {
+            assert!(page.contains(&format!("`{word}`")), "docs/health.md does not name {word}");
+        }
     }
 
     #[test]

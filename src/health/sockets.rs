@@ -205,12 +205,18 @@ pub fn parse_unix(text: &str) -> Result<Vec<(String, u64)>, HealthError> {
 /// The systemd unit in `/proc/PID/cgroup`: the outermost service or scope.
 #[must_use]
 pub fn parse_cgroup(text: &str) -> Option<String> {
-    let path = text
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(1).zip(line.splitn(3, ':').nth(2)))
-        .find(|(controllers, _)| controllers.is_empty() || *controllers == "name=systemd")?
-        .1;
-    path.split('/').find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
+    let hierarchies = text.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        fields.next().zip(fields.next())
+    });
+    // With both hierarchies mounted, systemd uses one of them and leaves `/` in the other.
+    hierarchies.filter(|(controllers, _)| matches!(*controllers, "" | "name=systemd")).find_map(
+        |(_, path)| {
+            path.split('/')
+                .find(|part| part.ends_with(".service") || part.ends_with(".scope"))
+                .map(str::to_owned)
+        },
+    )
 }
 
 /// Which process holds which socket inode. Of several holders the one that is not systemd itself counts, then the oldest id.
@@ -328,6 +334,8 @@ mod tests {
             unit("2:cpu:/a\n1:name=systemd:/system.slice/ssh.service\n").as_deref(),
             Some("ssh.service")
         );
+        let both = "1:name=systemd:/\n0::/system.slice/nginx.service\n";
+        assert_eq!(unit(both).as_deref(), Some("nginx.service"));
         assert_eq!(unit("0::/\n"), None);
     }
 

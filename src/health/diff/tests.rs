@@ -75,6 +75,12 @@ fn a_service_that_is_gone_or_dead_or_failed_is_required_once() {
         ["nginx.service failed, and it had not failed before the upgrade"]
     );
     assert_eq!(units(was(), vec![service("nginx.service", "activating", "start")]).len(), 1);
+    let mut unloaded = machine(vec![]);
+    unloaded.unit_files.insert("nginx.service".to_owned(), "disabled".to_owned());
+    assert_eq!(
+        required(&machine(was()), &unloaded),
+        ["nginx.service was active and is not running now (disabled)"]
+    );
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) fn compare(
             changes.extend(pair.not_enabled(name, state));
         }
     }
-    changes.extend(pair.new());
+    changes.extend(pair.appeared());
     changes
 }
 
@@ -112,7 +112,7 @@ impl Pair<'_> {
         if let Some(successor) = self.successor(name) {
             return tell(Noted, format!("{name} is now {successor}, which is active"));
         }
-        if now.is_some_and(|now| !now.is_failed()) && self.waits_behind_socket(name) {
+        if !now.is_some_and(Unit::is_failed) && self.waits_behind_socket(name) {
             return tell(Noted, format!("{name} is started by its socket when somebody connects"));
         }
         if let Some(why) = known::why_it_may_go(name) {
@@ -128,12 +128,15 @@ impl Pair<'_> {
         let name = &unit.name;
         let package = self.before.unit_packages.get(name);
         let removed = package.filter(|package| !self.after.packages.installed.contains_key(*package));
-        match (now.filter(|now| now.load == "loaded"), removed) {
-            (_, Some(package)) => {
+        let file = self.after.unit_files.get(name);
+        match (removed, now.filter(|now| now.load == "loaded"), file) {
+            (Some(package), _, _) => {
                 format!("{name} was active and is gone: its package {package} is no longer installed")
             }
-            (Some(now), None) => format!("{name} was active and is now {}", state(now)),
-            (None, None) => format!("{name} was active and does not exist any more"),
+            (None, Some(now), _) => format!("{name} was active and is now {}", state(now)),
+            // systemd lists only what it has loaded; a unit that nothing asks for is not.
+            (None, None, Some(file)) => format!("{name} was active and is not running now ({file})"),
+            (None, None, None) => format!("{name} was active and does not exist any more"),
         }
     }
 
@@ -179,7 +182,7 @@ impl Pair<'_> {
     }
 
     /// Services that nobody had before.
-    fn new(&self) -> Vec<Change> {
+    fn appeared(&self) -> Vec<Change> {
         let known = by_name(self.before);
         let is_new = |unit: &&Unit| {
             let was_active = |name: &String| known.get(name.as_str()).is_some_and(|unit| unit.is_active());
