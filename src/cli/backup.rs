@@ -18,7 +18,7 @@ use crate::system::show;
 ///
 /// # Errors
 /// When a copy cannot be made, or it cannot be found out whether it is good.
-pub fn run(args: &ConfigArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &ConfigArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("backing up")?;
     let (config, _) = config::load(&args.config)?;
     let report = phases::back_up_all(&config, places, &Progress::nowhere())

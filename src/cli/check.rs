@@ -17,7 +17,7 @@ use crate::system::show;
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("check")?;
     let (config, _) = config::load(&args.common.config)?;
     let hop = plan::hop(args.to.as_deref())?;

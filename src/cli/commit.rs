@@ -19,7 +19,7 @@ use crate::places::StateDirectory;
 ///
 /// # Errors
 /// Refused when there is no healthy trial, or when it is not healthy any more.
-pub fn run(args: &DecideArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &DecideArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("a commit")?;
     let journal = Journal::open(places.path()).map_err(journal_failure)?;
     let run = last_run(journal.state(), args)?;

@@ -9,7 +9,7 @@ use crate::error::{Exit, Failure};
 ///
 /// # Errors
 /// Refused when the answer is anything else; usage when there is nobody to ask.
-pub fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }

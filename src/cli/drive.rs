@@ -22,7 +22,7 @@ use crate::system::exec::Exec;
 ///
 /// # Errors
 /// When the run cannot go on; its state is in the journal.
-pub fn here(
+pub(super) fn here(
     places: &StateDirectory,
     journal: Journal,
     json: bool,
@@ -94,7 +94,7 @@ fn outcome(stop: &Stop) -> (Exit, String) {
 ///
 /// # Errors
 /// When the unit cannot be started or the run cannot be followed.
-pub fn by_unit(
+pub(super) fn by_unit(
     places: &StateDirectory,
     run: &RunId,
     json: bool,

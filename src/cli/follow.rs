@@ -17,7 +17,7 @@ use crate::system::show;
 
 /// How a followed run stopped.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Followed {
+pub(super) enum Followed {
     /// The run said how it ended.
     Ended {
         /// The exit code that it ends with.
@@ -34,7 +34,7 @@ pub enum Followed {
 ///
 /// # Errors
 /// When the progress cannot be read or shown.
-pub fn follow(
+pub(super) fn follow(
     directory: &Path,
     from: u64,
     driver: BorrowedFd<'_>,
@@ -103,7 +103,7 @@ impl Tail {
 }
 
 /// Where progress is shown: a bar on a terminal, plain lines elsewhere, JSON lines on request.
-pub struct Screen<'o> {
+pub(super) struct Screen<'o> {
     out: &'o mut dyn Write,
     json: bool,
     bar: Option<ProgressBar>,
@@ -119,7 +119,7 @@ impl std::fmt::Debug for Screen<'_> {
 
 impl<'o> Screen<'o> {
     /// Chooses how to show.
-    pub fn new(out: &'o mut dyn Write, json: bool) -> Self {
+    pub(super) fn new(out: &'o mut dyn Write, json: bool) -> Self {
         let bar = (!json && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
             // The template is a constant that indicatif understands; without it the default one shows.

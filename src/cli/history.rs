@@ -16,7 +16,7 @@ use crate::system::show;
 ///
 /// # Errors
 /// When the journal cannot be read or is not trusted.
-pub fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (reading, _) = super::read_journal(places)?;
     let runs = runs(&reading.frames);
     if args.json {

@@ -56,7 +56,7 @@ const USUAL_CHECKS: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// When a configuration is there already, or something cannot be written.
-pub fn run(args: &InitArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &InitArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("init")?;
     let path = &args.common.config;
     if path.exists() && !args.force {

@@ -12,7 +12,7 @@ use crate::error::{Exit, Failure};
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "safe-upgrade", &mut script);
     written(out.write_all(&script))?;
@@ -23,7 +23,7 @@ pub fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> Result<Exit, 
 ///
 /// # Errors
 /// Names the directory.
-pub fn man(args: &ManArgs) -> Result<Exit, Failure> {
+pub(super) fn man(args: &ManArgs) -> Result<Exit, Failure> {
     clap_mangen::generate_to(Cli::command(), &args.directory).map_err(|error| {
         Failure::failed(format!("failed to write man pages into {}", args.directory.display()), error)
     })?;

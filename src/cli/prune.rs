@@ -16,7 +16,7 @@ use crate::places::StateDirectory;
 ///
 /// # Errors
 /// While a run is under way, or when something cannot be deleted.
-pub fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("prune")?;
     let (config, _) = config::load(&args.common.config)?;
     let mut journal = Journal::open(places.path()).map_err(journal_failure)?;

@@ -13,7 +13,7 @@ use crate::places::StateDirectory;
 ///
 /// # Errors
 /// When the journal cannot be used or the run cannot go on.
-pub fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("going on with a run")?;
     let journal = Journal::open(places.path()).map_err(journal_failure)?;
     if journal.torn_bytes() > 0 {

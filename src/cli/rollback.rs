@@ -15,7 +15,11 @@ use crate::places::StateDirectory;
 ///
 /// # Errors
 /// Refused when there is nothing to roll back to.
-pub fn run(args: &RollbackArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(
+    args: &RollbackArgs,
+    places: &StateDirectory,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
     needs_root("a rollback")?;
     let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
     let run = last_run(journal.state(), &args.decide)?;

@@ -17,7 +17,7 @@ use crate::places::StateDirectory;
 ///
 /// # Errors
 /// Before the plan is written nothing is changed; afterwards the journal says where the run stands.
-pub fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("a run")?;
     let (config, bytes) = config::load(&args.common.config)?;
     ground::prepare(places)?;

@@ -17,7 +17,7 @@ use crate::system::show;
 ///
 /// # Errors
 /// When the journal cannot be read or is not trusted.
-pub fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (reading, state) = super::read_journal(places)?;
     if args.json {
         print_json(out, &as_json(&reading, &state))?;

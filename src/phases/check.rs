@@ -41,7 +41,8 @@ impl Outlook {
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
 pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
     let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
-    let mut findings: Vec<Finding> = snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
+    let mut findings: Vec<Finding> =
+        snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
     findings.extend(store::findings(config));
     findings.extend(match completion::completion_facts(Path::new("/")) {
         Ok(facts) => of_packages(&facts),

@@ -10,6 +10,7 @@ pub mod apt_log;
 pub mod completion;
 pub mod conffiles;
 //pub mod holdoff;
+pub mod holdoff;
 pub mod hop;
 pub mod preview;
 pub mod simulation;

@@ -1,10 +1,10 @@
 //! Where packages come from: what would change for a hop, changing it with the originals kept, and putting it back.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::release::hop::Hop;
@@ -82,7 +82,9 @@ impl fmt::Display for Note {
             Self::Disabled { suite } => write!(f, "the suite {suite} is switched off"),
             Self::FirmwareAdded => f.write_str("non-free-firmware is added beside non-free"),
             Self::AlreadyTarget { suite } => write!(f, "the suite {suite} is of the new release already"),
-            Self::AliasLeft { suite } => write!(f, "the suite {suite} is a name that moves; it is left as it is"),
+            Self::AliasLeft { suite } => {
+                write!(f, "the suite {suite} is a name that moves; it is left as it is")
+            }
             Self::ThirdPartyLeft { suite } => {
                 write!(f, "a third party's suite {suite} does not name the release; it is left as it is")
             }
