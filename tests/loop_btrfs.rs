@@ -1,6 +1,12 @@
 //! Real btrfs on loop devices: names, exchange, power cuts. Needs root; each test runs in a mount namespace of its own, so
 //! that nothing stays mounted however it ends.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends where something unexpected happens, and says when it is skipped"
+)]
+
 #[path = "loop_btrfs/disk.rs"]
 mod disk;
 

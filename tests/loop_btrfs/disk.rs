@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Whether the test may go on here: yes in a mount namespace of its own. Otherwise it is run again in one, or skipped
 /// without root.
-pub fn isolated(test: &str) -> bool {
+pub(crate) fn isolated(test: &str) -> bool {
     const INSIDE: &str = "SAFE_UPGRADE_TEST_IN_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -30,14 +30,14 @@ pub fn isolated(test: &str) -> bool {
 }
 
 /// Runs a program to its end and returns what it wrote.
-pub fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub struct Disk {
+pub(crate) struct Disk {
     directory: tempfile::TempDir,
     image: PathBuf,
     point: PathBuf,
@@ -46,11 +46,11 @@ pub struct Disk {
 
 impl Disk {
     /// Small: enough for everything but judging space.
-    pub fn new(root: &str) -> Self {
+    pub(crate) fn new(root: &str) -> Self {
         Self::sized(root, "600M")
     }
 
-    pub fn sized(root: &str, size: &str) -> Self {
+    pub(crate) fn sized(root: &str, size: &str) -> Self {
         let disk = Self::made(root, size);
         disk.mount_top();
         run("btrfs", &["subvolume", "create", disk.mount().join(root).to_str().unwrap()]);
@@ -59,13 +59,13 @@ impl Disk {
         disk
     }
 
-    pub fn on_top_level() -> Self {
+    pub(crate) fn on_top_level() -> Self {
         let disk = Self::made("", "600M");
         disk.mount_top();
         disk
     }
 
-    pub fn on_two_devices(root: &str) -> Self {
+    pub(crate) fn on_two_devices(root: &str) -> Self {
         let disk = Self::sized(root, "600M");
         let second = disk.directory.path().join("second");
         run("truncate", &["-s", "600M", second.to_str().unwrap()]);
@@ -76,24 +76,24 @@ impl Disk {
         disk
     }
 
-    pub fn root(&self) -> &str {
+    pub(crate) fn root(&self) -> &str {
         &self.root
     }
 
-    pub fn mount(&self) -> &Path {
+    pub(crate) fn mount(&self) -> &Path {
         &self.point
     }
 
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.mount().join(path)).unwrap()
     }
 
-    pub fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         std::fs::write(self.mount().join(path), text).unwrap();
     }
 
     /// The top level mounted beside, for programs that must see it.
-    pub fn top_level(&self) -> PathBuf {
+    pub(crate) fn top_level(&self) -> PathBuf {
         let point = self.directory.path().join("top");
         if !point.exists() {
             std::fs::create_dir(&point).unwrap();
@@ -104,14 +104,14 @@ impl Disk {
     }
 
     /// Shuts down in order and mounts what has the root's name.
-    pub fn reboot(self) -> Self {
+    pub(crate) fn reboot(self) -> Self {
         self.unmount();
         self.mount_root();
         self
     }
 
     /// What is on the disk right now becomes a new machine; what is only in memory is lost.
-    pub fn power_cut(self) -> Self {
+    pub(crate) fn power_cut(self) -> Self {
         let image = self.image.with_extension("after");
         run("cp", &["--sparse=always", self.image.to_str().unwrap(), image.to_str().unwrap()]);
         // Two filesystems with one UUID cannot be mounted at once: the old one goes first, and with it what it still writes.
