@@ -14,21 +14,25 @@ use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Stage};
 use safe_upgrade::release::completion::completion_facts;
 use safe_upgrade::release::conffiles::Decision;
+use safe_upgrade::release::holdoff::{HoldOff, UNITS, release_all};
 use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::preview::{PreviewError, prefetch};
 use safe_upgrade::release::sources::{plan_sources, restore};
 use safe_upgrade::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings, upgrade};
 use safe_upgrade::system::identity::os_release;
 use safe_upgrade::system::span::Span;
+use safe_upgrade::system::told_to_stop::ToldToStop;
 use safe_upgrade::system::watched::Ended;
 
 const INSIDE: &str = "SAFE_UPGRADE_INSIDE";
 
-const SCENARIOS: [(&str, fn()); 7] = [
+const SCENARIOS: [(&str, fn()); 9] = [
     ("mirror-unreachable", mirror_unreachable),
     ("suite-missing", suite_missing),
     ("failing-postinst", failing_postinst),
     ("silent-dpkg", silent_dpkg),
+    ("told-to-stop", told_to_stop),
+    ("lock-held", lock_held),
     ("full-disk", full_disk),
     ("interrupted-dpkg-repaired", interrupted_dpkg_repaired),
     ("real-upgrade", real_upgrade),
@@ -64,7 +68,9 @@ fn inside() {
         println!("skipped: only useful inside a throw-away container");
         return;
     };
-    let (_, scenario) = SCENARIOS.iter().find(|(known, _)| *known == name).expect("a known scenario");
+    let booted = [("hold-off", hold_off as fn())];
+    let (_, scenario) =
+        SCENARIOS.iter().chain(&booted).find(|(known, _)| *known == name).expect("a known scenario");
     scenario();
 }
 
@@ -80,7 +86,7 @@ fn real_upgrade() {
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(stock(), before, "the preview touched the system");
     assert!(facts.upgraded.len() > 100 && facts.download_bytes > 10_000_000, "{facts:?}");
-    assert!(facts.removed.iter().any(|change| change.package == "libssl3"));
+    assert!(facts.removed.iter().any(|change| change.package == "libssl3") && facts.reaches(&hop()));
     assert_eq!(
         (facts.held.as_slice(), facts.kept_back.as_slice()),
         (&["logrotate".into()][..], &["logrotate".into()][..])
@@ -178,12 +184,66 @@ fn silent_dpkg() {
     let UpgradeError::Failed { reason, report, .. } = error else { panic!("{error}") };
     assert!(matches!(report.stages.last().unwrap().ended, Ended::Silent(_)));
     assert!(reason.starts_with("it was silent for 3 s and was ended; the last that was heard: "), "{reason}");
+    nothing_runs_on();
+    let facts = completion_facts(Path::new("/")).unwrap();
+    assert_eq!(facts.unfinished, ["foo: half-configured"]);
+}
+
+fn told_to_stop() {
+    let stop = ToldToStop::by_signals().unwrap();
+    local_repository(&[("foo", "2", &format!("kill -TERM {}; sleep 987", std::process::id()))]);
+    let apt = AptSettings { stop: Some(&stop), ..settings(60) };
+    let settings = UpgradeSettings { apt, kept_sources: &work("kept") };
+    let (_, reason) = failed(upgrade(&hop(), &settings, &|_| {}));
+    assert_eq!(reason, "it was ended because the run was told to stop");
+    nothing_runs_on();
+}
+
+fn nothing_runs_on() {
     for entry in fs::read_dir("/proc").unwrap() {
         let command = fs::read_to_string(entry.unwrap().path().join("cmdline")).unwrap_or_default();
         assert!(!command.contains("987") && !command.contains("dpkg"), "{command:?} still runs");
     }
-    let facts = completion_facts(Path::new("/")).unwrap();
-    assert_eq!(facts.unfinished, ["foo: half-configured"]);
+}
+
+fn lock_held() {
+    local_repository(&[("foo", "2", "true")]);
+    let lock = fs::File::options().write(true).open("/var/lib/dpkg/lock-frontend").unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let (stage, reason) = failed(run_upgrade(60, &|_, _| {}));
+    assert_eq!(stage, Stage::MinimalUpgrade);
+    assert!(reason.starts_with("Unable to acquire the dpkg frontend lock"), "{reason}");
+    assert!(completion_facts(Path::new("/")).unwrap().unfinished.is_empty());
+}
+
+/// For a container that was booted by systemd; started there by hand or by a unit.
+fn hold_off() {
+    let state = |unit: &str| {
+        let output = Command::new("systemctl")
+            .args(["show", "-p", "ActiveState,UnitFileState", unit])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().replace('\n', " ")
+    };
+    let all = || UNITS.map(|unit| format!("{unit} {}", state(unit)));
+    let before = all();
+    println!("{before:#?}");
+    let hold = HoldOff::begin().unwrap();
+    println!("masked {:?}\n{:#?}", hold.masked(), all());
+    assert!(hold.masked().contains(&"apt-daily.timer"));
+    assert!(state("apt-daily.timer").contains("ActiveState=inactive UnitFileState=masked-runtime"));
+    hold.release().unwrap();
+    assert_eq!(all(), before);
+    drop(HoldOff::begin().unwrap());
+    assert_eq!(all(), before, "dropping releases as well");
+    // A process that died.
+    std::mem::forget(HoldOff::begin().unwrap());
+    release_all().unwrap();
+    release_all().unwrap();
+    assert_eq!(all(), before, "what a dead process held is released");
+    std::mem::forget(HoldOff::begin().unwrap());
+    HoldOff::begin().unwrap().release().unwrap();
+    assert_eq!(all(), before, "what a dead process held is taken over and released");
 }
 
 fn full_disk() {
@@ -221,7 +281,7 @@ fn run_upgrade(silence: u64, progress: &dyn Fn(Stage, f32)) -> Result<UpgradeRep
 fn settings(silence: u64) -> AptSettings<'static> {
     let archives: &'static Path = Box::leak(work("archives").into_boxed_path());
     let log: &'static Path = Box::leak(work("log").into_boxed_path());
-    AptSettings { log, archives, silence: Span::seconds(silence), lock_wait: Span::seconds(60), stop: None }
+    AptSettings { log, archives, silence: Span::seconds(silence), lock_wait: Span::seconds(1), stop: None }
 }
 
 fn work(name: &str) -> PathBuf {

@@ -9,7 +9,7 @@ pub mod apt;
 pub mod apt_log;
 pub mod completion;
 pub mod conffiles;
-//pub mod holdoff;
+pub mod holdoff;
 pub mod hop;
 pub mod preview;
 pub mod simulation;
