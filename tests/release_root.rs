@@ -2,7 +2,12 @@
 //!
 //! It needs root, mmdebstrap, systemd-nspawn, a package mirror, and `SAFE_UPGRADE_RELEASE_LAB` naming a directory for the root, which
 //! is made there once. `SAFE_UPGRADE_RELEASE_SCENARIO=name` runs only that one.
-#![allow(missing_docs)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says what it does, and fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +31,8 @@ use safe_upgrade::system::watched::Ended;
 
 const INSIDE: &str = "SAFE_UPGRADE_INSIDE";
 
+static MIRROR_LIST: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
 const SCENARIOS: [(&str, fn()); 9] = [
     ("mirror-unreachable", mirror_unreachable),
     ("suite-missing", suite_missing),
@@ -43,6 +50,9 @@ fn every_scenario_in_a_container() {
     let Some(root) = lab_root() else { return };
     let only = std::env::var("SAFE_UPGRADE_RELEASE_SCENARIO").ok();
     fs::copy(std::env::current_exe().unwrap(), root.join("root/scenario")).unwrap();
+    let other_root = completion_facts(&root).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!((other_root.os_release.version_id.as_str(), other_root.audit.as_str()), ("12", ""));
+    assert_eq!((&other_root.check, other_root.unfinished.len()), (&None, 0), "{other_root:?}");
     for (name, _) in SCENARIOS {
         if only.as_deref().is_some_and(|only| only != name) {
             continue;
@@ -68,6 +78,9 @@ fn inside() {
         println!("skipped: only useful inside a throw-away container");
         return;
     };
+    // `deb http://mirror/debian`, as the root was made.
+    let list = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    MIRROR_LIST.set(list.split(" bookworm").next().unwrap_or_default().to_owned()).unwrap();
     let booted = [("hold-off", hold_off as fn())];
     let (_, scenario) =
         SCENARIOS.iter().chain(&booted).find(|(known, _)| *known == name).expect("a known scenario");
@@ -165,6 +178,14 @@ fn suite_missing() {
     let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
     println!("{}", chain(&error));
     assert!(error.to_string().contains("/srv/empty"), "{error}");
+
+    // A mirror that answers, and knows no such path.
+    let list = format!("{}-no-such/ bookworm main\n", MIRROR_LIST.get().unwrap().trim_end_matches('/'));
+    fs::write("/etc/apt/sources.list", list).unwrap();
+    let plan = plan_sources(Path::new("/"), &hop()).unwrap();
+    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
+    println!("{}", chain(&error));
+    assert!(error.to_string().contains("debian-no-such"), "{error}");
 }
 
 fn failing_postinst() {
