@@ -2,7 +2,12 @@
 //!
 //! It needs root, mmdebstrap, systemd-nspawn, a package mirror, and `SAFE_UPGRADE_RELEASE_LAB` naming a directory for the root, which
 //! is made there once. `SAFE_UPGRADE_RELEASE_SCENARIO=name` runs only that one.
-#![allow(missing_docs)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says what it does, and fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,21 +19,27 @@ use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Stage};
 use safe_upgrade::release::completion::completion_facts;
 use safe_upgrade::release::conffiles::Decision;
+use safe_upgrade::release::holdoff::{HoldOff, UNITS, release_all};
 use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::preview::{PreviewError, prefetch};
 use safe_upgrade::release::sources::{plan_sources, restore};
 use safe_upgrade::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings, upgrade};
 use safe_upgrade::system::identity::os_release;
 use safe_upgrade::system::span::Span;
+use safe_upgrade::system::told_to_stop::ToldToStop;
 use safe_upgrade::system::watched::Ended;
 
 const INSIDE: &str = "SAFE_UPGRADE_INSIDE";
 
-const SCENARIOS: [(&str, fn()); 7] = [
+static MIRROR_LIST: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+const SCENARIOS: [(&str, fn()); 9] = [
     ("mirror-unreachable", mirror_unreachable),
     ("suite-missing", suite_missing),
     ("failing-postinst", failing_postinst),
     ("silent-dpkg", silent_dpkg),
+    ("told-to-stop", told_to_stop),
+    ("lock-held", lock_held),
     ("full-disk", full_disk),
     ("interrupted-dpkg-repaired", interrupted_dpkg_repaired),
     ("real-upgrade", real_upgrade),
@@ -39,6 +50,9 @@ fn every_scenario_in_a_container() {
     let Some(root) = lab_root() else { return };
     let only = std::env::var("SAFE_UPGRADE_RELEASE_SCENARIO").ok();
     fs::copy(std::env::current_exe().unwrap(), root.join("root/scenario")).unwrap();
+    let other_root = completion_facts(&root).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!((other_root.os_release.version_id.as_str(), other_root.audit.as_str()), ("12", ""));
+    assert_eq!((&other_root.check, other_root.unfinished.len()), (&None, 0), "{other_root:?}");
     for (name, _) in SCENARIOS {
         if only.as_deref().is_some_and(|only| only != name) {
             continue;
@@ -64,7 +78,12 @@ fn inside() {
         println!("skipped: only useful inside a throw-away container");
         return;
     };
-    let (_, scenario) = SCENARIOS.iter().find(|(known, _)| *known == name).expect("a known scenario");
+    // `deb http://mirror/debian`, as the root was made.
+    let list = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    MIRROR_LIST.set(list.split(" bookworm").next().unwrap_or_default().to_owned()).unwrap();
+    let booted = [("hold-off", hold_off as fn())];
+    let (_, scenario) =
+        SCENARIOS.iter().chain(&booted).find(|(known, _)| *known == name).expect("a known scenario");
     scenario();
 }
 
@@ -80,7 +99,7 @@ fn real_upgrade() {
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(stock(), before, "the preview touched the system");
     assert!(facts.upgraded.len() > 100 && facts.download_bytes > 10_000_000, "{facts:?}");
-    assert!(facts.removed.iter().any(|change| change.package == "libssl3"));
+    assert!(facts.removed.iter().any(|change| change.package == "libssl3") && facts.reaches(&hop()));
     assert_eq!(
         (facts.held.as_slice(), facts.kept_back.as_slice()),
         (&["logrotate".into()][..], &["logrotate".into()][..])
@@ -159,6 +178,14 @@ fn suite_missing() {
     let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
     println!("{}", chain(&error));
     assert!(error.to_string().contains("/srv/empty"), "{error}");
+
+    // A mirror that answers, and knows no such path.
+    let list = format!("{}-no-such/ bookworm main\n", MIRROR_LIST.get().unwrap().trim_end_matches('/'));
+    fs::write("/etc/apt/sources.list", list).unwrap();
+    let plan = plan_sources(Path::new("/"), &hop()).unwrap();
+    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
+    println!("{}", chain(&error));
+    assert!(error.to_string().contains("debian-no-such"), "{error}");
 }
 
 fn failing_postinst() {
@@ -178,12 +205,66 @@ fn silent_dpkg() {
     let UpgradeError::Failed { reason, report, .. } = error else { panic!("{error}") };
     assert!(matches!(report.stages.last().unwrap().ended, Ended::Silent(_)));
     assert!(reason.starts_with("it was silent for 3 s and was ended; the last that was heard: "), "{reason}");
+    nothing_runs_on();
+    let facts = completion_facts(Path::new("/")).unwrap();
+    assert_eq!(facts.unfinished, ["foo: half-configured"]);
+}
+
+fn told_to_stop() {
+    let stop = ToldToStop::by_signals().unwrap();
+    local_repository(&[("foo", "2", &format!("kill -TERM {}; sleep 987", std::process::id()))]);
+    let apt = AptSettings { stop: Some(&stop), ..settings(60) };
+    let settings = UpgradeSettings { apt, kept_sources: &work("kept") };
+    let (_, reason) = failed(upgrade(&hop(), &settings, &|_| {}));
+    assert_eq!(reason, "it was ended because the run was told to stop");
+    nothing_runs_on();
+}
+
+fn nothing_runs_on() {
     for entry in fs::read_dir("/proc").unwrap() {
         let command = fs::read_to_string(entry.unwrap().path().join("cmdline")).unwrap_or_default();
         assert!(!command.contains("987") && !command.contains("dpkg"), "{command:?} still runs");
     }
-    let facts = completion_facts(Path::new("/")).unwrap();
-    assert_eq!(facts.unfinished, ["foo: half-configured"]);
+}
+
+fn lock_held() {
+    local_repository(&[("foo", "2", "true")]);
+    let lock = fs::File::options().write(true).open("/var/lib/dpkg/lock-frontend").unwrap();
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let (stage, reason) = failed(run_upgrade(60, &|_, _| {}));
+    assert_eq!(stage, Stage::MinimalUpgrade);
+    assert!(reason.starts_with("Unable to acquire the dpkg frontend lock"), "{reason}");
+    assert!(completion_facts(Path::new("/")).unwrap().unfinished.is_empty());
+}
+
+/// For a container that was booted by systemd; started there by hand or by a unit.
+fn hold_off() {
+    let state = |unit: &str| {
+        let output = Command::new("systemctl")
+            .args(["show", "-p", "ActiveState,UnitFileState", unit])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().replace('\n', " ")
+    };
+    let all = || UNITS.map(|unit| format!("{unit} {}", state(unit)));
+    let before = all();
+    println!("{before:#?}");
+    let hold = HoldOff::begin().unwrap();
+    println!("masked {:?}\n{:#?}", hold.masked(), all());
+    assert!(hold.masked().contains(&"apt-daily.timer"));
+    assert!(state("apt-daily.timer").contains("ActiveState=inactive UnitFileState=masked-runtime"));
+    hold.release().unwrap();
+    assert_eq!(all(), before);
+    drop(HoldOff::begin().unwrap());
+    assert_eq!(all(), before, "dropping releases as well");
+    // A process that died.
+    std::mem::forget(HoldOff::begin().unwrap());
+    release_all().unwrap();
+    release_all().unwrap();
+    assert_eq!(all(), before, "what a dead process held is released");
+    std::mem::forget(HoldOff::begin().unwrap());
+    HoldOff::begin().unwrap().release().unwrap();
+    assert_eq!(all(), before, "what a dead process held is taken over and released");
 }
 
 fn full_disk() {
@@ -221,7 +302,7 @@ fn run_upgrade(silence: u64, progress: &dyn Fn(Stage, f32)) -> Result<UpgradeRep
 fn settings(silence: u64) -> AptSettings<'static> {
     let archives: &'static Path = Box::leak(work("archives").into_boxed_path());
     let log: &'static Path = Box::leak(work("log").into_boxed_path());
-    AptSettings { log, archives, silence: Span::seconds(silence), lock_wait: Span::seconds(60), stop: None }
+    AptSettings { log, archives, silence: Span::seconds(silence), lock_wait: Span::seconds(1), stop: None }
 }
 
 fn work(name: &str) -> PathBuf {

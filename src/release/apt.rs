@@ -72,7 +72,7 @@ pub struct AptSettings<'s> {
     pub log: &'s Path,
     /// Where downloaded packages are. On a filesystem that a rollback does not touch.
     pub archives: &'s Path,
-    /// How long apt and dpkg may be silent before they are ended.
+    /// How long apt and dpkg may be silent before they are ended; at least a second more than `lock_wait`.
     pub silence: Span,
     /// How long to wait for somebody else's dpkg lock.
     pub lock_wait: Span,
@@ -213,7 +213,9 @@ fn run_stage(
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
     let environment: Vec<(&str, &str)> = QUIET.iter().chain(extra).copied().collect();
-    let watch = Watch { log: settings.log, silence: settings.silence.duration(), stop: settings.stop };
+    // apt is silent while it waits for a lock.
+    let silence = settings.silence.duration().max(settings.lock_wait.duration() + Duration::from_secs(1));
+    let watch = Watch { log: settings.log, silence, stop: settings.stop };
     let log_failed = |source| StageError::Log { path: settings.log.to_owned(), source };
     let (mut log, start) = open_at_end(settings.log).map_err(log_failed)?;
     let began = Instant::now();

@@ -125,6 +125,7 @@ impl Drop for HoldOff {
 /// # Errors
 /// The first failure, after everything was tried.
 pub fn release_all() -> Result<(), HoldOffError> {
+<<<<<<< HEAD
     let mut result = Ok(());
     for unit in UNITS {
         let one = show(unit).and_then(|facts| {
@@ -135,6 +136,21 @@ pub fn release_all() -> Result<(), HoldOffError> {
             start_if_enabled(unit)
         });
         result = result.and(one);
+=======
+    let mut ours = Vec::new();
+    let mut result = Ok(());
+    for unit in UNITS {
+        match show(unit) {
+            Ok(facts) if facts.file_state == MASKED_BY_US => ours.push(unit),
+            Ok(_) => {}
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    // All of them first: a timer does not start while its service is masked.
+    result = result.and(unmask(&ours));
+    for unit in ours {
+        result = result.and(start_if_enabled(unit));
+>>>>>>> release
     }
     result
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError};
+use crate::release::hop::Hop;
 use crate::release::simulation::{self, Change, SimulationError};
 use crate::release::sources::SourcesPlan;
 use crate::system::durable::{self, DurableError};
@@ -32,6 +33,18 @@ pub struct PreviewFacts {
     pub disk_bytes: Option<i64>,
     /// Whether the download ran as apt's own user; not when the directory is closed to it.
     pub sandboxed: bool,
+}
+
+impl PreviewFacts {
+    /// Whether the machine would be on the target afterwards: `base-files` brings os-release, and its version begins with the
+    /// release's. When it would not, holds or pins (`/etc/apt/preferences`) keep the machine where it is.
+    #[must_use]
+    pub fn reaches(&self, hop: &Hop) -> bool {
+        let target = hop.to().version;
+        let of_target =
+            |version: &str| version.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'));
+        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(&change.new))
+    }
 }
 
 /// A preview that could not be made. The system's own apt and dpkg are as before.
@@ -205,7 +218,8 @@ fn write_sources(sources: &SourcesPlan, etc: &Path) -> Result<(), PreviewError> 
     durable::replace_file(&etc.join("sources.list"), b"", 0o644)?;
     for file in &sources.files {
         let below = file.path.strip_prefix("/etc/apt").unwrap_or(&file.path);
-        durable::replace_file(&etc.join(below), file.after.as_bytes(), 0o644)?;
+        // Its own mode, because a URI may hold a password.
+        durable::replace_file(&etc.join(below), file.after.as_bytes(), file.mode)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub fn rewrite(text: &str, hop: &Hop) -> Rewritten {
             start += 1;
             continue;
         }
-        let length = lines[start..].iter().position(|line| blank(line)).unwrap_or(lines.len() - start);
+        let length = lines[start..].iter().position(blank).unwrap_or(lines.len() - start);
         rewrite_stanza(&lines[start..start + length], start, hop, &mut out);
         start += length;
     }

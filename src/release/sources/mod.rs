@@ -262,11 +262,11 @@ pub fn judge_suite(suite: &str, hop: &Hop) -> SuiteChange {
     }
     const ALIASES: [&str; 6] = ["stable", "oldstable", "testing", "unstable", "sid", "experimental"];
     const POCKETS: [&str; 5] = ["", "-updates", "-security", "-backports", "-proposed-updates"];
-    let alias = |name: &&str| pocket_of(suite, name).is_some_and(|pocket| POCKETS.contains(&pocket));
-    if ALIASES.iter().any(|name| alias(&name)) { SuiteChange::Alias } else { SuiteChange::Other }
+    let alias = |name: &str| pocket_of(suite, name).is_some_and(|pocket| POCKETS.contains(&pocket));
+    if ALIASES.iter().any(|name| alias(name)) { SuiteChange::Alias } else { SuiteChange::Other }
 }
 
-/// The components with `non-free-firmware` added where `non-free` alone is; `None` when nothing is to add.
+/// Whether `non-free` is there without `non-free-firmware`, which was part of it before bookworm.
 fn firmware_missing<'c>(components: impl IntoIterator<Item = &'c str>) -> bool {
     let set: BTreeSet<&str> = components.into_iter().collect();
     set.contains("non-free") && !set.contains("non-free-firmware")
