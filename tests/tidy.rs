@@ -36,8 +36,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("manifest", &["system"]),
     ("boot", &["snapshot", "system"]),
     ("snapshot", &["system"]),
-    ("release", &["system"]),
-    ("health", &["system"]),
+    ("release", &["error", "system"]),
+    ("health", &["error", "system"]),
     ("error", &[]),
     ("system", &[]),
 ];
@@ -66,8 +66,11 @@ fn rust_files(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn sources() -> BTreeMap<PathBuf, String> {
+    let is_tests =
+        |path: &PathBuf| path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
     rust_files(&root().join("src"))
         .into_iter()
+        .filter(|path| !is_tests(path))
         .map(|path| {
             let text = fs::read_to_string(&path).expect("sources are UTF-8");
             (path.strip_prefix(root()).expect("below the root").to_owned(), text)

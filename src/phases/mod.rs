@@ -6,6 +6,7 @@ mod check;
 mod drain;
 mod fallback;
 pub mod ground;
+mod health;
 mod packages;
 pub mod plan;
 mod preflight;
@@ -123,9 +124,9 @@ impl Host for Machine {
         fallback::facts(self, plan)
     }
 
-    fn check_health(&mut self, plan: &Plan) -> Result<HealthFacts> {
+    fn check_health(&mut self, _: &Plan) -> Result<HealthFacts> {
         self.progress.phase("health");
-        trial::health(self, plan)
+        health::of_trial(self)
     }
 
     fn back_up(&mut self, plan: &Plan) -> Result<RestoreReport> {
@@ -183,8 +184,8 @@ impl Host for Machine {
         restore::restore(self, plan)
     }
 
-    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts {
+    fn settle_restored(&mut self, _: &Plan) -> HealthFacts {
         self.progress.phase("health of the restored system");
-        restore::look(self, plan)
+        restore::settle(self)
     }
 }

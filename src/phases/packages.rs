@@ -52,7 +52,7 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
         facts.download_bytes
     ));
     let mut findings = sources_findings(&plan);
-    findings.extend(preview_findings(&facts));
+    findings.extend(preview_findings(&facts, hop));
     findings.extend(space(&facts)?);
     Ok(findings)
 }
@@ -76,11 +76,22 @@ fn sources_findings(plan: &sources::SourcesPlan) -> Vec<Finding> {
         .collect()
 }
 
-fn preview_findings(facts: &PreviewFacts) -> Vec<Finding> {
+fn preview_findings(facts: &PreviewFacts, hop: &Hop) -> Vec<Finding> {
     let names = |changes: &[crate::release::simulation::Change]| {
         changes.iter().map(|change| change.package.clone()).collect::<Vec<_>>().join(" ")
     };
     let mut findings = Vec::new();
+    if !facts.reaches(hop) {
+        findings.push(Finding {
+            id: "target-not-reached".into(),
+            severity: Severity::Inhibitor,
+            what: format!(
+                "the upgrade would not bring base-files of {}: a hold or a pin keeps it back.",
+                hop.to()
+            ),
+            remedy: "apt-mark showhold; look into /etc/apt/preferences and /etc/apt/preferences.d".into(),
+        });
+    }
     if !facts.removed.is_empty() {
         findings.push(Finding {
             id: "packages-removed".into(),

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Machine, Result, check, ground, packages, plan::digest, trouble};
-use crate::evidence::{Plan, PreflightFacts};
-use crate::health::baseline;
+use crate::evidence::{Finding, ManifestId, Plan, PreflightFacts, Severity};
+use crate::health::baseline::{self, Baseline};
 use crate::release::hop::Hop;
 use crate::system::durable;
 
@@ -22,7 +22,9 @@ pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
         outlook.findings.extend(packages::fetch(&machine.places, &hop, &machine.progress)?);
     }
     machine.progress.percent(95.0, "taking the baseline");
-    let (digest, items) = take_baseline(machine)?;
+    let seen = baseline::capture(Path::new("/")).map_err(trouble)?;
+    outlook.findings.extend(by_hand(&seen));
+    let (digest, items) = keep_baseline(machine, &seen)?;
     Ok(PreflightFacts {
         findings: outlook.findings,
         today: outlook.today,
@@ -32,9 +34,33 @@ pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     })
 }
 
-fn take_baseline(machine: &Machine) -> Result<(crate::evidence::ManifestId, u64)> {
-    let seen = baseline::capture(Path::new("/")).map_err(trouble)?;
+fn keep_baseline(machine: &Machine, seen: &Baseline) -> Result<(ManifestId, u64)> {
     let bytes = seen.encode().map_err(trouble)?;
     durable::replace_file(&machine.directory.join(BASELINE_NAME), &bytes, 0o600).map_err(trouble)?;
     Ok((digest(&bytes), seen.watched() as u64))
+}
+
+/// What no reboot would bring back would count as lost by the upgrade.
+fn by_hand(seen: &Baseline) -> Vec<Finding> {
+    let warning = |id: &str, what: String, remedy: &str| Finding {
+        id: id.into(),
+        severity: Severity::Warning,
+        what,
+        remedy: remedy.into(),
+    };
+    let services = seen.started_by_hand().into_iter().map(|unit| {
+        warning(
+            "started-by-hand",
+            format!("{unit} runs, but no boot starts it."),
+            "enable it, or stop it before the run",
+        )
+    });
+    let mounts = seen.mounted_by_hand().into_iter().map(|point| {
+        warning(
+            "mounted-by-hand",
+            format!("{point} is mounted, but no boot mounts it."),
+            "add it to /etc/fstab, or unmount it before the run",
+        )
+    });
+    services.chain(mounts).collect()
 }

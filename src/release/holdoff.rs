@@ -125,18 +125,6 @@ impl Drop for HoldOff {
 /// # Errors
 /// The first failure, after everything was tried.
 pub fn release_all() -> Result<(), HoldOffError> {
-<<<<<<< HEAD
-    let mut result = Ok(());
-    for unit in UNITS {
-        let one = show(unit).and_then(|facts| {
-            if facts.file_state != MASKED_BY_US {
-                return Ok(());
-            }
-            unmask(&[unit])?;
-            start_if_enabled(unit)
-        });
-        result = result.and(one);
-=======
     let mut ours = Vec::new();
     let mut result = Ok(());
     for unit in UNITS {
@@ -150,7 +138,6 @@ pub fn release_all() -> Result<(), HoldOffError> {
     result = result.and(unmask(&ours));
     for unit in ours {
         result = result.and(start_if_enabled(unit));
->>>>>>> release
     }
     result
 }

@@ -9,10 +9,6 @@ pub mod apt;
 pub mod apt_log;
 pub mod completion;
 pub mod conffiles;
-<<<<<<< HEAD
-//pub mod holdoff;
-=======
->>>>>>> release
 pub mod holdoff;
 pub mod hop;
 pub mod preview;

@@ -8,7 +8,6 @@ use super::names::{RunNames, STATE_VOLUME};
 use super::subvolume::{ROOT_INODE, TOP_LEVEL_ID};
 use super::top::Usage;
 use super::{Nested, SnapshotError, Subvolume, TopLevel, Uuid, fstab, subvolume};
-use crate::boot::grub;
 use crate::system::mounts::{self, Mount};
 
 /// Filesystems that hold nothing a reboot would not make anew, or that belong to another machine.
@@ -132,11 +131,15 @@ impl BtrfsLayout {
 }
 
 /// Reads the layout of the machine whose root is mounted at `root` (`/`, but for tests). With `names`, also which names of
-/// that run are taken. Changes nothing.
+/// that run are taken. `boot_loaders` are those that are installed on it; a container has no use for them. Changes nothing.
 ///
 /// # Errors
 /// When something cannot be found out.
-pub fn read(root: &Path, names: Option<&RunNames>) -> Result<Layout, SnapshotError> {
+pub fn read(
+    root: &Path,
+    names: Option<&RunNames>,
+    boot_loaders: Vec<&'static str>,
+) -> Result<Layout, SnapshotError> {
     let table = mounts::read()?;
     let mount = mounts::holding(&table, root)?;
     let container = Path::new("/run/systemd/container").exists();
@@ -147,7 +150,7 @@ pub fn read(root: &Path, names: Option<&RunNames>) -> Result<Layout, SnapshotErr
     Ok(Layout {
         root_fs: mount.fs_type.clone(),
         container,
-        boot_loaders: if container { Vec::new() } else { grub::loaders(root) },
+        boot_loaders: if container { Vec::new() } else { boot_loaders },
         mounts: classify(&table, mount),
         btrfs,
     })
