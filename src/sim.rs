@@ -8,10 +8,9 @@ use std::convert::Infallible;
 
 use crate::driver::{Host, Trouble};
 use crate::evidence::{
-    BackupProof, BootFacts, BootId, CommitRule, FallbackFacts, Finding, Gate, GuaranteeLevel, HealthFacts,
-    JournalFacts, ManifestId, Plan, PreflightFacts, ReattestRule, Release, RestoreReport, RootVolume,
-    SampleFacts, Severity, SnapshotFacts, SnapshotSet, TreeReport, UpgradeFacts, Volume, VolumeId,
-    backup::TreeProof,
+    BackupProof, BootFacts, BootId, FallbackFacts, Finding, Gate, GuaranteeLevel, HealthFacts, JournalFacts,
+    Plan, PreflightFacts, RestoreReport, SampleFacts, Severity, SnapshotFacts, SnapshotSet, TreeReport,
+    UpgradeFacts, Volume, VolumeId, backup::TreeProof,
 };
 use crate::machine::{Entry, Passage, Record, State, Undo};
 
