@@ -1,6 +1,6 @@
 //! `safe-upgrade manifest` and `safe-upgrade verify` as processes: what is typed, what is printed, the exit code.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};

@@ -183,3 +183,32 @@ pub(super) fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) ->
         Err(RsyncError::Io { from: PathBuf::new(), source })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::ScanOptions;
+    use crate::manifest::scan::survey;
+
+    #[test]
+    fn shares_are_even_and_links_stay_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("d")).unwrap();
+        for n in 0..40 {
+            std::fs::write(at(&n.to_string()), vec![1; 10_000]).unwrap();
+        }
+        std::fs::write(at("large"), vec![1; 1_000_000]).unwrap();
+        std::fs::hard_link(at("large"), at("d/large-too")).unwrap();
+        let walked = survey(dir.path(), &ScanOptions::default()).unwrap();
+        let shares = share_out(&walked.entries, &walked.stamps, 3);
+        assert_eq!(shares.len(), 3);
+        let names = |share: &Share| share.list.iter().filter(|byte| **byte == 0).count();
+        assert_eq!(shares.iter().map(names).sum::<usize>(), 42);
+        let holds = |share: &Share, name: &str| String::from_utf8_lossy(&share.list).contains(name);
+        let large = shares.iter().find(|share| holds(share, "./large\0")).unwrap();
+        assert!(holds(large, "./d/large-too\0"));
+        assert!(shares.iter().all(|share| share.cost < 1_300_000));
+        assert_eq!(directories(&walked.entries), [b"".to_vec(), b"d".to_vec()]);
+    }
+}
