@@ -16,6 +16,31 @@ use crate::manifest::walk::Stamp;
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;
 
+/// What the names of our directories in a scratch directory begin with.
+const PREFIX: &str = "safe-upgrade-restore-";
+
+/// Removes what verifications that were killed have left in a scratch directory; says how many there were.
+///
+/// The caller makes sure that no verification is running there.
+///
+/// # Errors
+/// When the scratch directory cannot be listed or a leftover not be removed. A scratch that is not there is fine.
+pub fn remove_leftovers(scratch: &Path) -> io::Result<usize> {
+    let listing = match std::fs::read_dir(scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        listing => listing?,
+    };
+    let mut removed = 0;
+    for item in listing {
+        let item = item?;
+        if item.file_name().as_bytes().starts_with(PREFIX.as_bytes()) && item.file_type()?.is_dir() {
+            remove_tree(&item.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// A fresh directory that only we can enter; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Private {
@@ -26,7 +51,7 @@ impl Private {
     pub(super) fn create(scratch: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(scratch)?;
         let directory = tempfile::Builder::new()
-            .prefix("safe-upgrade-restore-")
+            .prefix(PREFIX)
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(std::fs::canonicalize(scratch)?)?;
         let private = Self { directory: Some(directory.keep()) };
@@ -189,6 +214,19 @@ mod tests {
     use super::*;
     use crate::manifest::ScanOptions;
     use crate::manifest::scan::survey;
+
+    #[test]
+    fn leftovers_of_a_killed_verification_are_removed_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let private = Private::create(scratch.path()).unwrap();
+        std::fs::write(private.path().join("f"), "x").unwrap();
+        std::mem::forget(private);
+        std::fs::create_dir(scratch.path().join("ours")).unwrap();
+        assert_eq!(remove_leftovers(scratch.path()).unwrap(), 1);
+        assert_eq!(remove_leftovers(scratch.path()).unwrap(), 0);
+        assert!(scratch.path().join("ours").exists());
+        assert_eq!(remove_leftovers(Path::new("/no/such/scratch")).unwrap(), 0);
+    }
 
     #[test]
     fn shares_are_even_and_links_stay_together() {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{InvalidTree, Place};
 use super::rsync::{self, Ended, RsyncError};
-use crate::manifest::entry::{Entry, Status, path_order};
+use crate::manifest::entry::{Edge, Entry, Kind, Status, path_order};
 use crate::manifest::exclude::Excludes;
 use crate::manifest::format::FormatError;
 use crate::manifest::scan::{Scan, ScanError, scan_again};
@@ -218,9 +218,11 @@ fn changed(before: &Scan, after: &Scan) -> Vec<usize> {
     let mut changed = Vec::new();
     for (index, (entry, stamp)) in after.manifest.entries.iter().zip(&after.stamps).enumerate() {
         while old.next_if(|(then, _)| path_order(&then.path, &entry.path).is_lt()).is_some() {}
-        let same = old
-            .peek()
-            .is_some_and(|(then, old)| then.path == entry.path && *old == stamp && then.kind == entry.kind);
+        let same = old.peek().is_some_and(|(then, old)| {
+            // The times of an edge are those of another filesystem.
+            let edge = matches!(entry.kind, Kind::Directory { edge: Edge::Mount | Edge::Stub });
+            then.path == entry.path && then.kind == entry.kind && (edge || *old == stamp)
+        });
         if !same {
             changed.push(index);
         }

@@ -129,7 +129,7 @@ pub fn verify_stored(
 /// Restores a copy into a fresh private directory below `scratch`, compares what came out with a manifest, and removes it
 /// again. Reaches the levels "stored" and "restored".
 ///
-/// Repeatable. After a crash a directory `safe-upgrade-restore-*` may be left in `scratch`.
+/// Repeatable. After a crash a directory may be left in `scratch`: [`super::remove_leftovers`].
 ///
 /// # Errors
 /// When that could not be done, a full scratch included; never because of what the copy holds.
