@@ -105,31 +105,19 @@ pub(super) struct Share {
     cost: u64,
 }
 
-/// Shares out everything but directories: large things first, each to the worker that has least; names of one inode are one
-/// thing, or their link would be lost.
+/// Shares out everything but directories, evenly by cost and in the order of the tree: a worker that stays in few directories
+/// makes rsync and the disk jump less. Names of one inode are one thing, or their link would be lost.
 pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> Vec<Share> {
-    let mut things: HashMap<u64, Thing> = HashMap::new();
-    let mut alone = Vec::new();
-    for (index, (entry, stamp)) in entries.iter().zip(stamps).enumerate() {
-        if matches!(entry.kind, Kind::Directory { .. }) {
-            continue;
-        }
-        let bytes = entry.bytes().min(stamp.allocated);
-        match entry.link_group {
-            None => alone.push(Thing { bytes, cost: bytes + ENTRY_COST, members: vec![index] }),
-            Some(group) => {
-                let thing = things.entry(group).or_insert(Thing { bytes, cost: bytes, members: Vec::new() });
-                thing.cost += ENTRY_COST;
-                thing.members.push(index);
-            }
-        }
-    }
-    alone.extend(things.into_values());
-    alone.sort_unstable_by_key(|thing| (std::cmp::Reverse(thing.cost), thing.members[0]));
-    let mut shares: Vec<Share> = std::iter::repeat_with(Share::default).take(workers.max(1)).collect();
-    for thing in alone {
-        // There is at least one share.
-        let Some(share) = shares.iter_mut().min_by_key(|share| share.cost) else { break };
+    let things = things(entries, stamps);
+    let workers = workers.max(1);
+    let quota = (things.iter().map(|thing| thing.cost).sum::<u64>() / workers as u64).max(1);
+    let mut shares: Vec<Share> = std::iter::repeat_with(Share::default).take(workers).collect();
+    let mut before = 0;
+    for thing in things {
+        // By its middle, so that one large file goes where more than half of it belongs.
+        let number = usize::try_from((before + thing.cost / 2) / quota).unwrap_or(usize::MAX);
+        before += thing.cost;
+        let share = &mut shares[number.min(workers - 1)];
         share.cost += thing.cost;
         share.bytes += thing.bytes;
         for member in thing.members {
@@ -140,10 +128,33 @@ pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> 
     shares
 }
 
+/// What must be restored by one worker: one inode, with all its names.
 struct Thing {
     bytes: u64,
     cost: u64,
     members: Vec<usize>,
+}
+
+fn things(entries: &[Entry], stamps: &[Stamp]) -> Vec<Thing> {
+    let mut things: Vec<Thing> = Vec::new();
+    let mut groups: HashMap<u64, usize> = HashMap::new();
+    for (index, (entry, stamp)) in entries.iter().zip(stamps).enumerate() {
+        if matches!(entry.kind, Kind::Directory { .. }) {
+            continue;
+        }
+        let known = entry.link_group.and_then(|group| groups.get(&group).copied());
+        if let Some(place) = known {
+            things[place].cost += ENTRY_COST;
+            things[place].members.push(index);
+            continue;
+        }
+        if let Some(group) = entry.link_group {
+            groups.insert(group, things.len());
+        }
+        let bytes = entry.bytes().min(stamp.allocated);
+        things.push(Thing { bytes, cost: bytes.saturating_add(ENTRY_COST), members: vec![index] });
+    }
+    things
 }
 
 /// `./` before a path keeps rsync from taking `#name` for a comment.
