@@ -183,6 +183,8 @@ fn without_root_owners_are_lost_and_said_to_be() {
     }
     fs::remove_file(lab.manifest()).unwrap();
     assert_eq!(run(&[&"manifest", &"create", &lab.copy(), &"-o", &lab.manifest()]).code, 0);
+    assert_eq!(fs::metadata(lab.manifest()).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(lab.manifest(), Permissions::from_mode(0o644)).unwrap();
     fs::create_dir(lab.path("scratch")).unwrap();
     chown(lab.path("scratch"), Some(65534), Some(65534)).unwrap();
     let program = lab.path("safe-upgrade");
