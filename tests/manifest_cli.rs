@@ -1,6 +1,6 @@
 //! `safe-upgrade manifest` and `safe-upgrade verify` as processes: what is typed, what is printed, the exit code.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -183,6 +183,8 @@ fn without_root_owners_are_lost_and_said_to_be() {
     }
     fs::remove_file(lab.manifest()).unwrap();
     assert_eq!(run(&[&"manifest", &"create", &lab.copy(), &"-o", &lab.manifest()]).code, 0);
+    assert_eq!(fs::metadata(lab.manifest()).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(lab.manifest(), Permissions::from_mode(0o644)).unwrap();
     fs::create_dir(lab.path("scratch")).unwrap();
     chown(lab.path("scratch"), Some(65534), Some(65534)).unwrap();
     let program = lab.path("safe-upgrade");
@@ -286,4 +288,66 @@ fn a_manifest_can_be_read_by_people_and_other_tools() {
     let sums = run(&[&"manifest", &"export", &lab.manifest(), &"--format", &"b3sum"]).out;
     assert_eq!(sums.lines().count(), 21);
     assert!(sums.contains(&format!("{}  sub/deep/file\n", blake3::hash(b"deep"))));
+}
+
+/// A btrfs in a file, unmounted when dropped.
+struct Btrfs {
+    mount: PathBuf,
+}
+
+impl Btrfs {
+    fn new(lab: &Path) -> Option<Self> {
+        let (image, mount) = (lab.join("image"), lab.join("mount"));
+        fs::File::create(&image).unwrap().set_len(300 << 20).unwrap();
+        fs::create_dir(&mount).unwrap();
+        let ran = |program: &str, arguments: &[&dyn AsRef<OsStr>]| {
+            let mut command = Command::new(program);
+            command.args(arguments.iter().map(|argument| argument.as_ref()));
+            command.output().is_ok_and(|output| output.status.success())
+        };
+        let ready = ran("mkfs.btrfs", &[&"-q", &image]) && ran("mount", &[&"-o", &"loop", &image, &mount]);
+        ready.then_some(Self { mount })
+    }
+
+    fn subvolume(&self, arguments: &[&dyn AsRef<OsStr>]) {
+        let mut command = Command::new("btrfs");
+        command.arg("subvolume").args(arguments.iter().map(|argument| argument.as_ref()));
+        assert!(command.output().unwrap().status.success());
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.mount).status().unwrap().success());
+    }
+}
+
+#[test]
+fn nested_subvolumes_are_edges_and_their_stubs_are_not_held_against_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(btrfs) = Btrfs::new(dir.path()) else {
+        return println!("skipped: a btrfs needs root, mkfs.btrfs and a loop device");
+    };
+    let [live, snapshot, copy] = ["@", "snapshot", "copy"].map(|name| btrfs.mount.join(name));
+    btrfs.subvolume(&[&"create", &live]);
+    btrfs.subvolume(&[&"create", &live.join("nested")]);
+    fs::write(live.join("nested/inner"), "not ours").unwrap();
+    fs::write(live.join("file"), "ours").unwrap();
+    btrfs.subvolume(&[&"snapshot", &"-r", &live, &snapshot]);
+    let manifests = [&live, &snapshot].map(|tree| {
+        let file = dir.path().join(format!("{}.manifest", tree.file_name().unwrap().display()));
+        assert_eq!(run(&[&"manifest", &"create", tree, &"-o", &file]).code, 0);
+        file
+    });
+    let edges = manifests.each_ref().map(|file| {
+        let lines = run(&[&"manifest", &"export", file, &"--format", &"jsonl"]).out;
+        let entries: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(entries.len(), 3, "{lines}");
+        entries[2]["edge"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(edges, ["mount", "stub"]);
+    assert_eq!(run(&[&"manifest", &"diff", &manifests[0], &manifests[1]]).code, 0);
+    assert!(Command::new("cp").arg("-a").args([&snapshot, &copy]).status().unwrap().success());
+    let verified = run(&[&"verify", &copy, &"--manifest", &manifests[1]]);
+    assert_eq!(verified.code, 0, "{}", verified.out);
 }

@@ -16,6 +16,31 @@ use crate::manifest::walk::Stamp;
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;
 
+/// What the names of our directories in a scratch directory begin with.
+const PREFIX: &str = "safe-upgrade-restore-";
+
+/// Removes what verifications that were killed have left in a scratch directory; says how many there were.
+///
+/// The caller makes sure that no verification is running there.
+///
+/// # Errors
+/// When the scratch directory cannot be listed or a leftover not be removed. A scratch that is not there is fine.
+pub fn remove_leftovers(scratch: &Path) -> io::Result<usize> {
+    let listing = match std::fs::read_dir(scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        listing => listing?,
+    };
+    let mut removed = 0;
+    for item in listing {
+        let item = item?;
+        if item.file_name().as_bytes().starts_with(PREFIX.as_bytes()) && item.file_type()?.is_dir() {
+            remove_tree(&item.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// A fresh directory that only we can enter; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Private {
@@ -26,7 +51,7 @@ impl Private {
     pub(super) fn create(scratch: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(scratch)?;
         let directory = tempfile::Builder::new()
-            .prefix("safe-upgrade-restore-")
+            .prefix(PREFIX)
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(std::fs::canonicalize(scratch)?)?;
         let private = Self { directory: Some(directory.keep()) };
@@ -80,31 +105,19 @@ pub(super) struct Share {
     cost: u64,
 }
 
-/// Shares out everything but directories: large things first, each to the worker that has least; names of one inode are one
-/// thing, or their link would be lost.
+/// Shares out everything but directories, evenly by cost and in the order of the tree: a worker that stays in few directories
+/// makes rsync and the disk jump less. Names of one inode are one thing, or their link would be lost.
 pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> Vec<Share> {
-    let mut things: HashMap<u64, Thing> = HashMap::new();
-    let mut alone = Vec::new();
-    for (index, (entry, stamp)) in entries.iter().zip(stamps).enumerate() {
-        if matches!(entry.kind, Kind::Directory { .. }) {
-            continue;
-        }
-        let bytes = entry.bytes().min(stamp.allocated);
-        match entry.link_group {
-            None => alone.push(Thing { bytes, cost: bytes + ENTRY_COST, members: vec![index] }),
-            Some(group) => {
-                let thing = things.entry(group).or_insert(Thing { bytes, cost: bytes, members: Vec::new() });
-                thing.cost += ENTRY_COST;
-                thing.members.push(index);
-            }
-        }
-    }
-    alone.extend(things.into_values());
-    alone.sort_unstable_by_key(|thing| (std::cmp::Reverse(thing.cost), thing.members[0]));
-    let mut shares: Vec<Share> = std::iter::repeat_with(Share::default).take(workers.max(1)).collect();
-    for thing in alone {
-        // There is at least one share.
-        let Some(share) = shares.iter_mut().min_by_key(|share| share.cost) else { break };
+    let things = things(entries, stamps);
+    let workers = workers.max(1);
+    let quota = (things.iter().map(|thing| thing.cost).sum::<u64>() / workers as u64).max(1);
+    let mut shares: Vec<Share> = std::iter::repeat_with(Share::default).take(workers).collect();
+    let mut before = 0;
+    for thing in things {
+        // By its middle, so that one large file goes where more than half of it belongs.
+        let number = usize::try_from((before + thing.cost / 2) / quota).unwrap_or(usize::MAX);
+        before += thing.cost;
+        let share = &mut shares[number.min(workers - 1)];
         share.cost += thing.cost;
         share.bytes += thing.bytes;
         for member in thing.members {
@@ -115,10 +128,33 @@ pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> 
     shares
 }
 
+/// What must be restored by one worker: one inode, with all its names.
 struct Thing {
     bytes: u64,
     cost: u64,
     members: Vec<usize>,
+}
+
+fn things(entries: &[Entry], stamps: &[Stamp]) -> Vec<Thing> {
+    let mut things: Vec<Thing> = Vec::new();
+    let mut groups: HashMap<u64, usize> = HashMap::new();
+    for (index, (entry, stamp)) in entries.iter().zip(stamps).enumerate() {
+        if matches!(entry.kind, Kind::Directory { .. }) {
+            continue;
+        }
+        let known = entry.link_group.and_then(|group| groups.get(&group).copied());
+        if let Some(place) = known {
+            things[place].cost += ENTRY_COST;
+            things[place].members.push(index);
+            continue;
+        }
+        if let Some(group) = entry.link_group {
+            groups.insert(group, things.len());
+        }
+        let bytes = entry.bytes().min(stamp.allocated);
+        things.push(Thing { bytes, cost: bytes.saturating_add(ENTRY_COST), members: vec![index] });
+    }
+    things
 }
 
 /// `./` before a path keeps rsync from taking `#name` for a comment.
@@ -182,4 +218,46 @@ pub(super) fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) ->
         let source = io::Error::other("a restoring thread panicked");
         Err(RsyncError::Io { from: PathBuf::new(), source })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::ScanOptions;
+    use crate::manifest::scan::survey;
+
+    #[test]
+    fn leftovers_of_a_killed_verification_are_removed_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let private = Private::create(scratch.path()).unwrap();
+        std::fs::write(private.path().join("f"), "x").unwrap();
+        std::mem::forget(private);
+        std::fs::create_dir(scratch.path().join("ours")).unwrap();
+        assert_eq!(remove_leftovers(scratch.path()).unwrap(), 1);
+        assert_eq!(remove_leftovers(scratch.path()).unwrap(), 0);
+        assert!(scratch.path().join("ours").exists());
+        assert_eq!(remove_leftovers(Path::new("/no/such/scratch")).unwrap(), 0);
+    }
+
+    #[test]
+    fn shares_are_even_and_links_stay_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("d")).unwrap();
+        for n in 0..40 {
+            std::fs::write(at(&n.to_string()), vec![1; 10_000]).unwrap();
+        }
+        std::fs::write(at("large"), vec![1; 1_000_000]).unwrap();
+        std::fs::hard_link(at("large"), at("d/large-too")).unwrap();
+        let walked = survey(dir.path(), &ScanOptions::default()).unwrap();
+        let shares = share_out(&walked.entries, &walked.stamps, 3);
+        assert_eq!(shares.len(), 3);
+        let names = |share: &Share| share.list.iter().filter(|byte| **byte == 0).count();
+        assert_eq!(shares.iter().map(names).sum::<usize>(), 42);
+        let holds = |share: &Share, name: &str| String::from_utf8_lossy(&share.list).contains(name);
+        let large = shares.iter().find(|share| holds(share, "./large\0")).unwrap();
+        assert!(holds(large, "./d/large-too\0"));
+        assert!(shares.iter().all(|share| share.cost < 1_300_000));
+        assert_eq!(directories(&walked.entries), [b"".to_vec(), b"d".to_vec()]);
+    }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{InvalidTree, Place};
 use super::rsync::{self, Ended, RsyncError};
-use crate::manifest::entry::{Entry, Status, path_order};
+use crate::manifest::entry::{Edge, Entry, Kind, Status, path_order};
 use crate::manifest::exclude::Excludes;
 use crate::manifest::format::FormatError;
 use crate::manifest::scan::{Scan, ScanError, scan_again};
@@ -218,9 +218,11 @@ fn changed(before: &Scan, after: &Scan) -> Vec<usize> {
     let mut changed = Vec::new();
     for (index, (entry, stamp)) in after.manifest.entries.iter().zip(&after.stamps).enumerate() {
         while old.next_if(|(then, _)| path_order(&then.path, &entry.path).is_lt()).is_some() {}
-        let same = old
-            .peek()
-            .is_some_and(|(then, old)| then.path == entry.path && *old == stamp && then.kind == entry.kind);
+        let same = old.peek().is_some_and(|(then, old)| {
+            // The times of an edge are those of another filesystem.
+            let edge = matches!(entry.kind, Kind::Directory { edge: Edge::Mount | Edge::Stub });
+            then.path == entry.path && then.kind == entry.kind && (edge || *old == stamp)
+        });
         if !same {
             changed.push(index);
         }
@@ -245,4 +247,111 @@ fn refuse_recursion(tree: &Path, store: &Path, options: &BackupOptions) -> Resul
         return Ok(());
     }
     Err(BackupError::StoreInsideTree { store: store.to_owned(), tree: tree.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::{VerifyOptions, verify_stored};
+    use crate::manifest::{Class, read_file};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    struct Lab {
+        dir: tempfile::TempDir,
+    }
+
+    impl Lab {
+        fn new() -> Option<Self> {
+            if crate::system::exec::find_tool("rsync").is_err() {
+                println!("skipped: rsync is not installed");
+                return None;
+            }
+            let lab = Self { dir: tempfile::tempdir().unwrap() };
+            std::fs::create_dir_all(lab.tree().join("quiet")).unwrap();
+            for name in ["log", "quiet/a", "quiet/b", "gone"] {
+                std::fs::write(lab.tree().join(name), name).unwrap();
+            }
+            Some(lab)
+        }
+
+        fn tree(&self) -> PathBuf {
+            self.dir.path().join("tree")
+        }
+
+        fn store(&self) -> PathBuf {
+            self.dir.path().join("store")
+        }
+
+        /// Backs up while `change` is called with the number of the state each time the backup enters another one.
+        fn back_up(&self, change: impl Fn(u32) + Sync) -> Backup {
+            let (last, states) = (std::sync::Mutex::new(None), AtomicU32::new(0));
+            let progress = |state: BackupProgress| {
+                let kind = std::mem::discriminant(&state);
+                if last.lock().unwrap().replace(kind) != Some(kind) {
+                    change(states.fetch_add(1, Relaxed));
+                }
+            };
+            back_up(&self.tree(), &self.store(), &BackupOptions::default(), &progress).unwrap()
+        }
+
+        fn findings(&self, backup: &Backup) -> Vec<(Class, String)> {
+            let (copy, manifest) = (backup.place.copy(), backup.place.manifest());
+            let report = verify_stored(&copy, &manifest, VerifyOptions::default(), &|_| {}).unwrap();
+            let path = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
+            report.differences().iter().map(|d| (d.class, path(&d.path))).collect()
+        }
+    }
+
+    #[test]
+    fn a_change_during_the_first_copying_is_copied_again() {
+        let Some(lab) = Lab::new() else { return };
+        // State 0 scans, 1 copies, 2 looks again.
+        let backup = lab.back_up(|state| {
+            if state == 1 {
+                std::fs::write(lab.tree().join("log"), "one more line").unwrap();
+                std::fs::remove_file(lab.tree().join("gone")).unwrap();
+            }
+        });
+        assert_eq!((backup.unstable, lab.findings(&backup)), (0, vec![]));
+        assert_eq!(std::fs::read(backup.place.copy().join("log")).unwrap(), b"one more line");
+    }
+
+    #[test]
+    fn only_what_keeps_changing_is_unstable_and_other_damage_is_damage() {
+        let Some(lab) = Lab::new() else { return };
+        let backup = lab.back_up(|state| {
+            // States 2 and 4 look again, after the first and the second copying.
+            if state == 1 || state == 4 {
+                std::fs::write(lab.tree().join("log"), format!("state {state}, a line")).unwrap();
+            }
+        });
+        let manifest = read_file(&backup.place.manifest()).unwrap();
+        let unstable = manifest.entries.iter().filter(|e| e.status == Status::Unstable);
+        let unstable: Vec<_> = unstable.map(|e| e.path.as_slice()).collect();
+        assert_eq!(unstable, [b"log"]);
+        std::fs::write(backup.place.copy().join("quiet/a"), "QUIET/A").unwrap();
+        let findings = lab.findings(&backup);
+        let classes: Vec<Class> =
+            findings.iter().filter(|(_, path)| path == "log").map(|(class, _)| *class).collect();
+        assert!(!classes.is_empty() && classes.iter().all(|class| *class == Class::UnstableSource));
+        assert!(findings.contains(&(Class::Content, "quiet/a".to_owned())), "{findings:?}");
+    }
+
+    #[test]
+    fn an_interrupted_backup_has_no_manifest() {
+        let Some(lab) = Lab::new() else { return };
+        let backup = lab.back_up(|_| {});
+        let manifest = backup.place.manifest();
+        assert!(manifest.exists());
+        let seen = AtomicU32::new(0);
+        lab.back_up(|_| {
+            seen.fetch_add(u32::from(manifest.exists()), Relaxed);
+        });
+        assert_eq!(seen.into_inner(), 0, "while a backup runs there is none");
+        let excludes = Excludes::parse(&["quiet"]).unwrap();
+        let options = BackupOptions { excludes, ..BackupOptions::default() };
+        back_up(&lab.tree(), &lab.store(), &options, &|_| {}).unwrap();
+        assert!(!backup.place.copy().join("quiet").exists(), "what is excluded later leaves the copy");
+        assert_eq!(lab.findings(&backup), []);
+    }
 }

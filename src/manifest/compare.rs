@@ -117,8 +117,14 @@ impl Judge<'_> {
             self.add(Class::Unreadable, expected, String::from("readable"), reason(errno));
         }
         self.kinds(expected, found);
-        if !made_up(expected) && !made_up(found) {
-            self.metadata(expected, found);
+        match (is_edge(expected), is_edge(found)) {
+            (false, false) => self.metadata(expected, found),
+            (false, true) => {
+                let found = "another filesystem or subvolume in its place".to_owned();
+                self.add(Class::NotChecked, expected, expected.kind.name().to_owned(), found);
+            }
+            // What is on the other side of an edge was never part of the manifest.
+            (true, _) => {}
         }
         if !self.groups.agree(expected.link_group, found.link_group) {
             let group = |entry: &Entry| match entry.link_group {
@@ -227,9 +233,9 @@ fn unless_unstable(class: Class, expected: &Entry) -> Class {
     if expected.status == Status::Unstable { Class::UnstableSource } else { class }
 }
 
-/// The kernel invents the metadata of a stub, so they say nothing about a copy.
-fn made_up(entry: &Entry) -> bool {
-    matches!(entry.kind, Kind::Directory { edge: Edge::Stub })
+/// The metadata of an edge are those of another filesystem's top, or made up by the kernel.
+fn is_edge(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::Directory { edge: Edge::Mount | Edge::Stub })
 }
 
 fn hex(hash: &[u8; 32]) -> String {
@@ -317,6 +323,22 @@ mod tests {
         let report = judged(&tree(), &copy, Carried::restored_by(false));
         assert_eq!(found(&report), [(Class::LostByFormat, "d/x".to_owned())]);
         assert!(!report.is_same());
+    }
+
+    #[test]
+    fn what_is_beyond_an_edge_is_not_judged_but_an_edge_hides_what_should_be_seen() {
+        let edge = |edge| {
+            let mut entries = tree();
+            (entries[1].kind, entries[1].mode) = (Kind::Directory { edge }, 0o1777);
+            entries.remove(2);
+            entries
+        };
+        assert!(judged(&edge(Edge::Mount), &edge(Edge::Stub), Carried::ALL).is_same());
+        let mut plain = tree();
+        plain.remove(2);
+        assert!(judged(&edge(Edge::Mount), &plain, Carried::ALL).is_same());
+        let report = judged(&plain, &edge(Edge::Mount), Carried::ALL);
+        assert_eq!(found(&report), [(Class::NotChecked, "d".to_owned())]);
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub enum Edge {
     Inside,
     /// Another filesystem or subvolume begins here (another `st_dev`); nothing below it was listed.
     Mount,
-    /// The empty place that a btrfs snapshot shows for a subvolume that was nested in the original (inode 2). Its metadata are
-    /// made up by the kernel.
+    /// The empty place that a btrfs snapshot shows for a subvolume that was nested in the original (inode 2). The kernel makes up
+    /// its metadata each time it is looked up.
     Stub,
 }
 

@@ -186,12 +186,15 @@ impl Manifest {
     }
 }
 
+/// Only its owner may read a manifest: it names every file, and the hash of a small secret can be guessed at.
+const FILE_MODE: u32 = 0o600;
+
 /// Writes a manifest; when this returns it survives a power cut, and the file was never there half.
 ///
 /// # Errors
 /// The old file, if any, is then still whole.
 pub fn write_file(manifest: &Manifest, path: &Path) -> Result<(), FormatError> {
-    durable::replace_file(path, &manifest.encode()?, 0o644)?;
+    durable::replace_file(path, &manifest.encode()?, FILE_MODE)?;
     Ok(())
 }
 

@@ -144,6 +144,10 @@ impl RootBuilder {
 fn entry_hash(entry: &Entry) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_derive_key(ENTRY_CONTEXT);
     hasher.update(&[kind_code(&entry.kind)]);
+    if let Kind::Directory { edge: edge @ (Edge::Mount | Edge::Stub) } = entry.kind {
+        // Its metadata are not of this tree: those of `/run` would change the id of `/` from one second to the next.
+        return hasher.update(&[edge_code(edge)]).finalize();
+    }
     hasher.update(&entry.mode.to_le_bytes());
     hasher.update(&entry.uid.to_le_bytes()).update(&entry.gid.to_le_bytes());
     hasher.update(&entry.mtime.seconds.to_le_bytes()).update(&entry.mtime.nanoseconds.to_le_bytes());

@@ -158,11 +158,7 @@ impl<'w> Walk<'w> {
         stat: &Stat,
     ) -> Result<(), Errno> {
         let Some(listing) = self.list_steadily(&fd, &path, stat)? else { return Ok(()) };
-        let edge = match listing.children.is_empty() && is_stub(&fd, &listing.stat) {
-            true => Edge::Stub,
-            false => Edge::Inside,
-        };
-        let kind = Kind::Directory { edge };
+        let kind = Kind::Directory { edge: Edge::Inside };
         self.record(vec![node(path, kind, &listing.stat, listing.status)], 0);
         let dir = Arc::new(OpenDir { fd, device: listing.stat.st_dev });
         let (mut files, mut others) = (Vec::new(), Vec::new());
@@ -185,6 +181,10 @@ impl<'w> Walk<'w> {
     }
 
     fn subdirectory<'s>(&'s self, scope: &Scope<'s>, parent: &Arc<OpenDir>, child: Child) {
+        if is_stub(parent, &child) {
+            let kind = Kind::Directory { edge: Edge::Stub };
+            return self.record(vec![node(child.path, kind, &child.stat, Status::Stable)], 0);
+        }
         if child.stat.st_dev != parent.device {
             if !self.options.cross_mounts {
                 // Not opened: that could make an automounter mount it.
@@ -384,11 +384,19 @@ fn node(path: Vec<u8>, kind: Kind, stat: &Stat, status: Status) -> Node {
     Node { entry, stamp }
 }
 
-fn is_stub(fd: &OwnedFd, stat: &Stat) -> bool {
+/// Whether a directory is btrfs's empty place for a nested subvolume. Its device number is unlike its parent's (seen with Linux
+/// 6.18), and the root of an ext4 has the same inode number, so the filesystem itself is asked.
+fn is_stub(parent: &OpenDir, child: &Child) -> bool {
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "a magic number, signed or not")]
     let magic = |f_type| f_type as u64 & 0xffff_ffff;
-    stat.st_ino == BTRFS_STUB_INODE
-        && rustix::fs::fstatfs(fd).is_ok_and(|statfs| magic(statfs.f_type) == BTRFS_MAGIC)
+    if child.stat.st_ino != BTRFS_STUB_INODE {
+        return false;
+    }
+    // O_PATH does not make an automounter mount it.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(&parent.fd, &*child.name, flags, NO_MODE)
+        .and_then(rustix::fs::fstatfs)
+        .is_ok_and(|statfs| magic(statfs.f_type) == BTRFS_MAGIC)
 }
 
 fn join(directory: &[u8], name: &CStr) -> Vec<u8> {
