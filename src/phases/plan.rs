@@ -9,7 +9,7 @@ use crate::error::{Exit, Failure};
 use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
 use crate::places::StateDirectory;
 use crate::release::hop::Hop;
-use crate::snapshot::TopLevel;
+use crate::snapshot::layout;
 use crate::system::{durable, identity};
 
 /// The name of a run's copy of its configuration.
@@ -44,20 +44,19 @@ pub fn hop(to: Option<&str>) -> Result<Hop, Failure> {
 /// When the machine's root cannot be found out.
 pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Failure> {
     let failed = |error| Failure::failed("failed to plan the run", error);
-    let top = TopLevel::open(Path::new("/")).map_err(|error| failed(trouble(error)))?;
-    let root = top.running_root().map_err(|error| failed(trouble(error)))?;
-    if root.on_top_level() || root.name.is_empty() {
-        let message = "the root is the top level of its btrfs: there is no name that could be exchanged";
-        return Err(
-            Failure::new(Exit::Refused, message).hint("move the system into a subvolume: docs/adr/0005")
-        );
-    }
+    let layout = layout::read(Path::new("/"), None, Vec::new()).map_err(|error| failed(trouble(error)))?;
+    let Some((root, name)) = layout.btrfs.as_ref().and_then(|btrfs| Some((&btrfs.root, btrfs.root_name()?)))
+    else {
+        let message =
+            "the root is not a named subvolume of a btrfs: there is no name that could be exchanged";
+        return Err(Failure::new(Exit::Refused, message).hint("`safe-upgrade check` says what is missing"));
+    };
     Ok(Plan {
         run: new_run_id()?,
         host: identity::host_name(),
         from: running_release().map_err(failed)?,
         to: Release { codename: hop.to().codename.into(), version_id: hop.to().version.into() },
-        root: RootVolume { uuid: volume_id(root.uuid).map_err(failed)?, name: root.name },
+        root: RootVolume { uuid: volume_id(root.uuid).map_err(failed)?, name: name.to_owned() },
         trees: config.backup.trees.iter().map(|tree| tree.as_path().to_string_lossy().into_owned()).collect(),
         reattest: ReattestRule {
             max_age_seconds: config.backup.max_age.duration().as_secs(),
