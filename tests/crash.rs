@@ -1,5 +1,6 @@
 //! Power is cut before and after every effect and every append, twice in a row, in every world; then the machine is left to
 //! itself. Whatever happens, the promises hold.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use rayon::prelude::*;
 use safe_upgrade::driver::{self, Stop};

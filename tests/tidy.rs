@@ -1,4 +1,5 @@
 //! The style that a person would otherwise have to watch: sizes, layers, words, and who may touch what.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -122,18 +123,20 @@ fn functions_fit_a_screen() {
             {
                 open = Some((number, indent));
             }
-            if let Some((start, depth)) = open {
-                if number > start && indent == depth && line.trim() == "}" {
-                    if number - start + 1 > FUNCTION_LINES {
-                        complaints.push(format!(
-                            "{}:{}: {} lines",
-                            path.display(),
-                            start + 1,
-                            number - start + 1
-                        ));
-                    }
-                    open = None;
+            if let Some((start, depth)) = open
+                && number > start
+                && indent == depth
+                && line.trim() == "}"
+            {
+                if number - start + 1 > FUNCTION_LINES {
+                    complaints.push(format!(
+                        "{}:{}: {} lines",
+                        path.display(),
+                        start + 1,
+                        number - start + 1
+                    ));
                 }
+                open = None;
             }
         }
     }

@@ -122,7 +122,7 @@ fn details(state: &State) -> Vec<String> {
 
 /// What has been proven so far, from the records of a run.
 fn evidence(frames: &[Frame]) -> Vec<(&'static str, String)> {
-    frames.iter().filter_map(|frame| evidence_of(&frame.entry).map(|(what, text)| (what, text))).collect()
+    frames.iter().filter_map(|frame| evidence_of(&frame.entry)).collect()
 }
 
 fn evidence_of(record: &Record) -> Option<(&'static str, String)> {

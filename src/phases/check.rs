@@ -50,7 +50,7 @@ pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
         Err(error) => vec![store::unknown("the state of the packages", &error)],
     });
     findings.extend(of_checks(config));
-    findings.sort_by(|one, other| one.severity.cmp(&other.severity));
+    findings.sort_by_key(|finding| finding.severity);
     let mounts =
         layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
     Ok(Outlook { findings, mounts, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })

@@ -68,8 +68,10 @@ impl From<Span> for String {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        let (unit, size) =
-            UNITS.into_iter().find(|(_, size)| seconds > 0 && seconds % size == 0).unwrap_or(('s', 1));
+        let (unit, size) = UNITS
+            .into_iter()
+            .find(|(_, size)| seconds > 0 && seconds.is_multiple_of(*size))
+            .unwrap_or(('s', 1));
         write!(f, "{}{unit}", seconds / size)
     }
 }
