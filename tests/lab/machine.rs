@@ -174,7 +174,8 @@ impl Machine {
 
     /// Starts a command inside and does not wait.
     pub fn start(&self, command: &[&str]) -> Result<Started> {
-        let (log, output) = tempfile::NamedTempFile::new_in(self.run.path())?.keep().map(|(file, path)| (path, file))?;
+        let (log, output) =
+            tempfile::NamedTempFile::new_in(self.run.path())?.keep().map(|(file, path)| (path, file))?;
         let (_, mut command) = self.inside(command)?.into_command();
         let child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
         Ok(Started { child, log })

@@ -25,6 +25,9 @@ pub const ENDS: [&str; 4] = ["Committed", "RolledBack", "Refused", "Stuck"];
 /// A whole run with its reboots takes one to four minutes here, as busy as the machine is.
 pub const RUN_LIMIT: Duration = Duration::from_secs(900);
 
+/// How long to wait for a record before looking whether the command has given up.
+const GLANCE: Duration = Duration::from_secs(5);
+
 /// A run that goes on inside.
 #[derive(Debug)]
 pub struct Run {
@@ -67,26 +70,30 @@ impl Machine {
     }
 
     /// Returns the first of these records that the run writes.
-    pub fn wait_in_run(&self, run: &Run, wanted: &[&str]) -> Result<String> {
-        self.wait_for_record(run.before, wanted, RUN_LIMIT).map_err(|error| with_log(&error, run))
+    ///
+    /// Ends at once when the product refuses to plan a run at all, or when the run ends without such a record.
+    pub fn wait_in_run(&self, run: &mut Run, wanted: &[&str]) -> Result<String> {
+        let deadline = Instant::now() + RUN_LIMIT;
+        let any: Vec<&str> = wanted.iter().chain(&ENDS).copied().collect();
+        loop {
+            match self.wait_for_record(run.before, &any, GLANCE) {
+                Ok(found) if wanted.contains(&found.as_str()) => return Ok(found),
+                Ok(end) => return Err(with_log(&io::Error::other(format!("the run ended with {end}")), run)),
+                Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
+                    return Err(with_log(&error, run));
+                }
+                Err(_) => {}
+            }
+            let ended = run.command.ended()?;
+            if ended.is_some() && self.records()?.len() == run.before {
+                return Err(with_log(&io::Error::other(format!("no run was planned ({ended:?})")), run));
+            }
+        }
     }
 
     /// Returns how the run ended, as soon as it has ended and the machine is up.
     pub fn settle(&self, run: &mut Run) -> Result<Ended> {
-        // A command that the product refused ends the wait at once; one that dies with a reboot has no exit code.
-        let deadline = Instant::now() + RUN_LIMIT;
-        let glance = Duration::from_secs(5);
-        let end = loop {
-            match self.wait_for_record(run.before, &ENDS, glance) {
-                Ok(end) => break end,
-                Err(error) if error.kind() != io::ErrorKind::TimedOut => return Err(error),
-                Err(error) if Instant::now() > deadline => return Err(with_log(&error, run)),
-                Err(_) => {}
-            }
-            if let Some(code @ (2 | 6)) = run.command.ended()? {
-                return Err(with_log(&io::Error::other(format!("the product ended with {code}")), run));
-            }
-        };
+        let end = self.wait_in_run(run, &ENDS)?;
         self.wait_boot(self.boots(), BOOT_LIMIT)?;
         let ended = self.status()?;
         if ended.state == end {
@@ -117,11 +124,16 @@ pub fn differences(before: &Path, after: &Path, scratch: &Path) -> Result<Vec<St
         let exec = safe_upgrade::system::exec::Exec::new(&program.to_string_lossy()).map_err(told)?;
         exec.args(arguments).output().map_err(told)
     };
-    let files = ["before.manifest", "after.manifest"].map(|name| scratch.join(name).to_string_lossy().into_owned());
+    let files =
+        ["before.manifest", "after.manifest"].map(|name| scratch.join(name).to_string_lossy().into_owned());
     for (tree, file) in [before, after].iter().zip(&files) {
         let made = safe_upgrade(&["manifest", "create", &tree.to_string_lossy(), "-o", file])?;
         if !made.status.success() {
-            return Err(io::Error::other(format!("no manifest of {}: {}", tree.display(), tail(&made.stderr))));
+            return Err(io::Error::other(format!(
+                "no manifest of {}: {}",
+                tree.display(),
+                tail(&made.stderr)
+            )));
         }
     }
     let compared = safe_upgrade(&["manifest", "diff", &files[0], &files[1], "--json"])?;
