@@ -1,0 +1,77 @@
+# make build | test | demo | bench | fuzz | clean-lab. Details: docs/testing.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: build test test-lab demo bench fuzz clean-lab needs-build needs-test lint deny
+
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET_DIR)/release/safe-upgrade
+DENY_VERSION := 0.20.2
+DENY := $(TARGET_DIR)/tools/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := $(TARGET_DIR)/tools/bin/cargo-fuzz
+FUZZ_SECONDS ?= 60
+
+BUILD_PACKAGES := gcc pkg-config libc6-dev libclang-dev libbtrfsutil-dev
+TEST_PACKAGES := mmdebstrap systemd-container btrfs-progs rsync iproute2 mount util-linux
+
+# Installs what is missing when it may; otherwise the build or the test says what it lacks.
+define install
+missing=(); for package in $(1); do dpkg -s "$$package" >/dev/null 2>&1 || missing+=("$$package"); done; \
+if [ $${#missing[@]} -gt 0 ] && [ "$$(id -u)" = 0 ]; then \
+    apt-get -q update; DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends "$${missing[@]}"; \
+elif [ $${#missing[@]} -gt 0 ]; then echo "skipped: not root, so these are not installed: $${missing[*]}"; fi
+endef
+
+# The upgrade replaces shared libraries under the running program: the binary must not need any.
+build: needs-build
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin safe-upgrade --target $(HOST)
+	@install -D -m 755 $(TARGET_DIR)/$(HOST)/release/safe-upgrade $(BINARY)
+	@if ldd $(BINARY) 2>/dev/null | grep '=>'; then echo "$(BINARY) needs shared libraries" >&2; exit 1; fi
+	@echo "$(BINARY): static, $$(du -h $(BINARY) | cut -f1)"
+
+# Containers come last and one at a time; every test that lacks root or a tool says "skipped: ...".
+test: build needs-test lint deny
+	cargo test --locked --lib --bins --tests -- --skip container_
+	cargo test --locked --doc
+	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test container -- container_ --test-threads=1 --nocapture
+
+# The lab proves itself with a plain upgrade: needed only when the lab changes.
+test-lab: needs-build needs-test
+	cargo test --locked --test lab_itself -- --include-ignored --test-threads=1 --nocapture
+
+demo: build needs-test
+	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo run --locked --quiet --example demo
+
+bench: needs-build
+	cargo bench --locked
+
+# Runs each target for FUZZ_SECONDS, without a sanitizer, so that a stable toolchain will do.
+fuzz: needs-build $(FUZZ)
+	for target in $$($(FUZZ) list); do $(FUZZ) run -s none "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+
+$(FUZZ):
+	cargo install --locked --quiet cargo-fuzz --version $(FUZZ_VERSION) --root $(TARGET_DIR)/tools
+
+clean-lab:
+	rm -rf --one-file-system $(TARGET_DIR)/lab
+
+needs-build:
+	@$(call install,$(BUILD_PACKAGES))
+
+needs-test:
+	@$(call install,$(TEST_PACKAGES))
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: $(DENY)
+	$(DENY) --log-level error check bans licenses sources
+	@if $(DENY) fetch db >/dev/null 2>&1; then $(DENY) --log-level error check advisories; \
+	else echo "skipped: the advisory database is not reachable"; fi
+
+$(DENY):
+	cargo install --locked --quiet cargo-deny --version $(DENY_VERSION) --root $(TARGET_DIR)/tools

@@ -1,0 +1,126 @@
+//! A btrfs image on a loop device, and the plug that can be pulled.
+#![expect(unsafe_code, reason = "two ioctls of the loop driver that no tool offers")]
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::ioctl::{Getter, Setter, ioctl};
+
+use super::place::detach_loops;
+use super::{Result, context, tool};
+
+/// The subvolume that the machine boots from.
+pub const ROOT_SUBVOLUME: &str = "@";
+
+/// The subvolume that is mounted at `/home`.
+pub const HOME_SUBVOLUME: &str = "@home";
+
+/// As large as a small server's disk; the file is sparse and stays at about one gigabyte.
+const SIZE: u64 = 8 << 30;
+
+/// From `linux/loop.h`.
+const LOOP_SET_STATUS64: u32 = 0x4C04;
+const LOOP_GET_STATUS64: u32 = 0x4C05;
+
+/// An image file behind a loop device.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    image: PathBuf,
+    device: PathBuf,
+}
+
+impl Disk {
+    /// Makes an image with an empty btrfs and the two subvolumes of a usual installation.
+    pub fn format(image: &Path, scratch: &Path) -> Result<Self> {
+        File::create_new(image)?.set_len(SIZE)?;
+        tool("mkfs.btrfs", &["--quiet", "--label", "lab", &image.to_string_lossy()])?;
+        let disk = Self::attach(image)?;
+        fs::create_dir_all(scratch)?;
+        disk.mount_top(scratch)?;
+        for name in [ROOT_SUBVOLUME, HOME_SUBVOLUME] {
+            tool("btrfs", &["-q", "subvolume", "create", &scratch.join(name).to_string_lossy()])?;
+        }
+        tool("umount", &[&scratch.to_string_lossy()])?;
+        Ok(disk)
+    }
+
+    /// Puts a loop device in front of an image.
+    pub fn attach(image: &Path) -> Result<Self> {
+        let device = tool("losetup", &["--find", "--show", &image.to_string_lossy()])?;
+        Ok(Self { image: image.to_owned(), device: PathBuf::from(device.trim()) })
+    }
+
+    /// The block device.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// Mounts a subvolume by its name, as a boot does.
+    pub fn mount(&self, subvolume: &str, at: &Path) -> Result<()> {
+        self.mount_with(&format!("subvol={subvolume}"), at)
+    }
+
+    /// Mounts the top level of the file system, which shows all subvolumes.
+    pub fn mount_top(&self, at: &Path) -> Result<()> {
+        self.mount_with("subvolid=5", at)
+    }
+
+    /// From this moment on nothing is written to the image any more, whatever the kernel still has in memory.
+    ///
+    /// Shrinks the loop device to one sector: each later read or write is beyond its end and fails, as on a disk without power.
+    pub fn cut(&self) -> Result<()> {
+        let device = File::options().read(true).write(true).open(&self.device)?;
+        let mut status = loop_status(&device)?;
+        status.size_limit = 512;
+        context(set_loop_status(&device, status), format_args!("cut {}", self.device.display()))
+    }
+
+    /// Takes the loop device away; the image stays.
+    ///
+    /// Fails when the kernel keeps the device: a mount namespace elsewhere still has the file system mounted.
+    pub fn detach(&self) -> Result<()> {
+        // The kernel remembers the newest generation that it has seen of a file system and refuses an older copy of it.
+        drop(tool("btrfs", &["device", "scan", "--forget", &self.device.to_string_lossy()]));
+        detach_loops(&self.image)?;
+        let left = tool("losetup", &["-j", &self.image.to_string_lossy()])?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("{} is still in use elsewhere", self.device.display())))
+    }
+
+    fn mount_with(&self, options: &str, at: &Path) -> Result<()> {
+        let (device, at) = (self.device.to_string_lossy(), at.to_string_lossy());
+        tool("mount", &["-t", "btrfs", "-o", options, &device, &at]).map(drop)
+    }
+}
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LoopStatus {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+fn loop_status(device: &File) -> io::Result<LoopStatus> {
+    // SAFETY: the kernel fills exactly one `struct loop_info64`, whose layout `LoopStatus` has; any bytes are valid in it.
+    Ok(unsafe { ioctl(device, Getter::<LOOP_GET_STATUS64, LoopStatus>::new()) }?)
+}
+
+fn set_loop_status(device: &File, status: LoopStatus) -> io::Result<()> {
+    // SAFETY: the kernel reads exactly one `struct loop_info64`, whose layout `LoopStatus` has.
+    Ok(unsafe { ioctl(device, Setter::<LOOP_SET_STATUS64, LoopStatus>::new(status)) }?)
+}

@@ -1,0 +1,161 @@
+//! The product inside a machine: installing it, running it, how a run ended.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use safe_upgrade::system::exec::{Output, tail};
+use serde_json::Value;
+
+use super::machine::{BOOT_LIMIT, Machine, Started};
+use super::{Result, told};
+
+/// Names the binary to put into machines; `make test` and `make demo` name the released one.
+pub const BINARY_VARIABLE: &str = "SAFE_UPGRADE_LAB_BINARY";
+
+/// Where the configuration lies inside.
+pub const CONFIG: &str = "/etc/safe-upgrade/config.toml";
+
+/// The unit that drives a run.
+pub const UNIT: &str = "safe-upgrade-resume.service";
+
+/// The records after which a run makes no further step by itself.
+pub const ENDS: [&str; 4] = ["Committed", "RolledBack", "Refused", "Stuck"];
+
+/// A whole run with its reboots takes one to four minutes here, as busy as the machine is.
+pub const RUN_LIMIT: Duration = Duration::from_secs(900);
+
+/// How long to wait for a record before looking whether the command has given up.
+const GLANCE: Duration = Duration::from_secs(5);
+
+/// A run that goes on inside.
+#[derive(Debug)]
+pub struct Run {
+    /// The command that started it and follows it until the first reboot.
+    pub command: Started,
+    /// How many records the journal held before.
+    pub before: usize,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The state, as `status` names it.
+    pub state: String,
+    /// Why it turned back, when it did.
+    pub why: String,
+}
+
+impl Machine {
+    /// Installs the product, makes its ground, and writes this configuration.
+    pub fn install_product(&self, config: &str) -> Result<()> {
+        self.copy_in(&binary()?, "/usr/local/sbin/safe-upgrade", 0o755)?;
+        self.sh("safe-upgrade init")?;
+        self.write(CONFIG, 0o600, config.as_bytes())
+    }
+
+    /// Runs the product inside and returns what it left behind, whatever its exit code.
+    pub fn product(&self, arguments: &[&str]) -> Result<Output> {
+        self.run(&[&["safe-upgrade"], arguments].concat())
+    }
+
+    /// Starts an upgrade to trixie.
+    pub fn start_run(&self) -> Result<Run> {
+        self.follow(&["safe-upgrade", "run", "--to", "trixie", "--yes"])
+    }
+
+    /// Starts an operator's rollback.
+    pub fn start_rollback(&self) -> Result<Run> {
+        self.follow(&["safe-upgrade", "rollback", "--yes"])
+    }
+
+    /// Returns the first of these records that the run writes.
+    ///
+    /// Ends at once when the product refuses to plan a run at all, or when the run ends without such a record.
+    pub fn wait_in_run(&self, run: &mut Run, wanted: &[&str]) -> Result<String> {
+        let deadline = Instant::now() + RUN_LIMIT;
+        let any: Vec<&str> = wanted.iter().chain(&ENDS).copied().collect();
+        loop {
+            match self.wait_for_record(run.before, &any, GLANCE) {
+                Ok(found) if wanted.contains(&found.as_str()) => return Ok(found),
+                Ok(end) => return Err(with_log(&io::Error::other(format!("the run ended with {end}")), run)),
+                Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
+                    return Err(with_log(&error, run));
+                }
+                Err(_) => {}
+            }
+            let ended = run.command.ended()?;
+            if ended.is_some() && self.records()?.len() == run.before {
+                return Err(with_log(&io::Error::other(format!("no run was planned ({ended:?})")), run));
+            }
+        }
+    }
+
+    /// Returns how the run ended, as soon as it has ended and the machine is up.
+    pub fn settle(&self, run: &mut Run) -> Result<Ended> {
+        let end = self.wait_in_run(run, &ENDS)?;
+        self.wait_boot(self.boots(), BOOT_LIMIT)?;
+        let ended = self.status()?;
+        if ended.state == end {
+            return Ok(ended);
+        }
+        Err(io::Error::other(format!("the journal ends with {end}, but status says {ended:?}")))
+    }
+
+    /// Where the last run stands.
+    pub fn status(&self) -> Result<Ended> {
+        let output = self.product(&["status", "--json"])?;
+        let status: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
+            io::Error::other(format!("status is no JSON ({error}): {}", tail(&output.stderr)))
+        })?;
+        let text = |field: &str| status["run"][field].as_str().unwrap_or_default().to_owned();
+        Ok(Ended { state: text("state"), why: text("why") })
+    }
+
+    fn follow(&self, command: &[&str]) -> Result<Run> {
+        Ok(Run { before: self.records()?.len(), command: self.start(command)? })
+    }
+}
+
+/// Compares two trees of the host by the product's own manifests; returns the differences, one a line.
+pub fn differences(before: &Path, after: &Path, scratch: &Path) -> Result<Vec<String>> {
+    let program = binary()?;
+    let safe_upgrade = |arguments: &[&str]| {
+        let exec = safe_upgrade::system::exec::Exec::new(&program.to_string_lossy()).map_err(told)?;
+        exec.args(arguments).output().map_err(told)
+    };
+    let files =
+        ["before.manifest", "after.manifest"].map(|name| scratch.join(name).to_string_lossy().into_owned());
+    for (tree, file) in [before, after].iter().zip(&files) {
+        let made = safe_upgrade(&["manifest", "create", &tree.to_string_lossy(), "-o", file])?;
+        if !made.status.success() {
+            return Err(io::Error::other(format!(
+                "no manifest of {}: {}",
+                tree.display(),
+                tail(&made.stderr)
+            )));
+        }
+    }
+    let compared = safe_upgrade(&["manifest", "diff", &files[0], &files[1], "--json"])?;
+    match compared.status.code() {
+        Some(0) => Ok(Vec::new()),
+        Some(7) => Ok(String::from_utf8_lossy(&compared.stdout).lines().map(str::to_owned).collect()),
+        _ => Err(io::Error::other(format!("manifest diff: {}", tail(&compared.stderr)))),
+    }
+}
+
+/// The binary that machines get.
+pub fn binary() -> Result<PathBuf> {
+    let named = std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
+    let built = option_env!("CARGO_BIN_EXE_safe-upgrade").map(PathBuf::from);
+    let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/safe-upgrade");
+    let chosen = named.or(built).unwrap_or(released);
+    if chosen.is_file() {
+        return chosen.canonicalize();
+    }
+    Err(io::Error::other(format!("{} is not there: make build", chosen.display())))
+}
+
+fn with_log(error: &io::Error, run: &Run) -> io::Error {
+    io::Error::new(error.kind(), format!("{error}; the command wrote:\n{}", run.command.log()))
+}

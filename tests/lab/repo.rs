@@ -1,0 +1,96 @@
+//! Tiny packages that misbehave, in a repository of our own behind the lab's mirror.
+//!
+//! Its suites have Debian's names and its Release files say that they are Debian's, so whatever rewrites a machine's sources from one
+//! release to the next takes them along.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::mirror::LOCAL_HOST;
+use super::{Result, tool};
+
+/// A package of the lab: no files, only a maintainer script.
+#[derive(Debug, Clone, Copy)]
+pub struct Package {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// What its postinst does, as the body of a shell script.
+    pub postinst: &'static str,
+}
+
+/// Installs well.
+pub const FRAGILE_GOOD: Package = Package { name: "lab-fragile", version: "1", postinst: "exit 0" };
+
+/// The next version of [`FRAGILE_GOOD`]: its maintainer script fails.
+pub const FRAGILE_BAD: Package =
+    Package { name: "lab-fragile", version: "2", postinst: "echo 'lab-fragile: no, thank you' >&2; exit 1" };
+
+/// Installs well.
+pub const STUBBORN_GOOD: Package = Package { name: "lab-stubborn", version: "1", postinst: "exit 0" };
+
+/// The next version of [`STUBBORN_GOOD`]: its maintainer script never ends.
+pub const STUBBORN_BAD: Package =
+    Package { name: "lab-stubborn", version: "2", postinst: "exec sleep infinity" };
+
+/// The apt entry of one suite of the repository, one-line style.
+pub fn one_line(suite: &str) -> String {
+    format!("deb [trusted=yes] http://{LOCAL_HOST}/ {suite} main\n")
+}
+
+/// The apt entry of one suite of the repository, deb822 style.
+pub fn deb822(suite: &str) -> String {
+    format!("Types: deb\nURIs: http://{LOCAL_HOST}/\nSuites: {suite}\nComponents: main\nTrusted: yes\n")
+}
+
+/// Builds the packages of one suite below a directory that the mirror serves.
+pub fn publish(repository: &Path, suite: &str, packages: &[Package]) -> Result<()> {
+    let mut index = String::new();
+    for package in packages {
+        index.push_str(&build(repository, suite, package)?);
+    }
+    let dist = repository.join("dists").join(suite);
+    let listed = dist.join("main/binary-amd64/Packages");
+    fs::create_dir_all(listed.parent().unwrap_or(&dist))?;
+    fs::write(&listed, &index)?;
+    let sum = sha256(&listed)?;
+    let release = format!(
+        "Origin: Debian\nLabel: Debian\nSuite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n\
+         Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {sum} {} main/binary-amd64/Packages\n",
+        index.len(),
+    );
+    fs::write(dist.join("Release"), release)
+}
+
+/// Builds one package and returns its paragraph of the index.
+fn build(repository: &Path, suite: &str, package: &Package) -> Result<String> {
+    let Package { name, version, postinst } = package;
+    let control = format!(
+        "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: The lab <lab@lab.invalid>\nSection: misc\n\
+         Priority: optional\nDescription: a package of the lab\n",
+    );
+    let tree = tempfile::tempdir()?;
+    let debian = tree.path().join("DEBIAN");
+    fs::create_dir(&debian)?;
+    fs::write(debian.join("control"), &control)?;
+    fs::write(debian.join("postinst"), format!("#!/bin/sh\n{postinst}\n"))?;
+    for (path, mode) in
+        [(tree.path().to_owned(), 0o755), (debian.clone(), 0o755), (debian.join("postinst"), 0o755)]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    let below = PathBuf::from("pool").join(suite).join(format!("{name}_{version}_all.deb"));
+    let deb = repository.join(&below);
+    fs::create_dir_all(deb.parent().unwrap_or(repository))?;
+    let (from, to) = (tree.path().to_string_lossy(), deb.to_string_lossy());
+    tool("dpkg-deb", &["--root-owner-group", "--build", &from, &to])?;
+    let (size, sum) = (fs::metadata(&deb)?.len(), sha256(&deb)?);
+    Ok(format!("{control}Filename: {}\nSize: {size}\nSHA256: {sum}\n\n", below.display()))
+}
+
+fn sha256(file: &Path) -> Result<String> {
+    let text = tool("sha256sum", &[&file.to_string_lossy()])?;
+    Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+}
