@@ -15,7 +15,7 @@ use safe_upgrade::system::exec::{Exec, Output, tail};
 use super::disk::Disk;
 use super::mirror::{Mirror, PORT};
 use super::network::Network;
-use super::place::{CGROUP_PREFIX, RunDirectory, cgroup_of, kill_all, lab_directory, unmount_below};
+use super::place::{self, CGROUP_PREFIX, RunDirectory, cgroup_of, kill_all, lab_directory, unmount_below};
 use super::power::{self, Ear, Life, Supervised};
 use super::sources::Sources;
 use super::{Result, context, image, told};
@@ -307,6 +307,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        place::leave_it_to_the_interruption();
         if std::thread::panicking() {
             eprintln!("lab: the console said last:\n{}", tail(self.console_log().as_bytes()));
         }

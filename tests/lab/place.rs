@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +25,7 @@ const RUN_PREFIX: &str = "run-";
 
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static SIGNALS: Once = Once::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The lab's own directory, under cargo's target directory.
 pub fn lab_directory() -> PathBuf {
@@ -69,10 +71,18 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
+        leave_it_to_the_interruption();
         if let Err(error) = clean(&self.path) {
             eprintln!("lab: {} could not be cleaned: {error}", self.path.display());
         }
         live().retain(|path| path != &self.path);
+    }
+}
+
+/// Never returns once a signal has come: whoever cleans up for it ends the program when that is done.
+pub fn leave_it_to_the_interruption() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
     }
 }
 
@@ -154,6 +164,7 @@ fn clean_when_interrupted() {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            INTERRUPTED.store(true, Ordering::SeqCst);
             eprintln!("lab: interrupted, cleaning up");
             for run in live().drain(..) {
                 if let Err(error) = clean(&run) {
