@@ -2,6 +2,7 @@
 //!
 //! Format and rules: docs/journal-format.md.
 
+mod ballast;
 mod frame;
 mod store;
 

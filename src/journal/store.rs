@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::ballast;
 use super::frame::{self, Chain, Damage, FORMAT, Frame, Reading};
 use crate::machine::{Entry, IllegalTransition, State};
 use crate::system::durable;
@@ -80,6 +81,7 @@ pub struct Journal {
     _lock: ExclusiveLock,
     file: File,
     path: PathBuf,
+    directory: PathBuf,
     boot: String,
     reading: Reading,
     state: State,
@@ -115,8 +117,18 @@ impl Journal {
         }
         let state = replay(&reading.frames, &path)?;
         mend_tail(&mut file, &reading).map_err(io("mend the torn tail of"))?;
+        ballast::keep(directory);
         let boot = identity::boot_id()?;
-        Ok(Self { _lock: lock, file, boot, reading, state, poisoned: false, path })
+        Ok(Self {
+            _lock: lock,
+            file,
+            directory: directory.to_owned(),
+            boot,
+            reading,
+            state,
+            poisoned: false,
+            path,
+        })
     }
 
     /// Where the last record leads.
@@ -156,14 +168,25 @@ impl Journal {
         };
         let (line, chain) = frame::encode(&frame, self.reading.chain)?;
         self.poisoned = true;
-        self.file
-            .write_all(&line)
-            .and_then(|()| self.file.sync_all())
-            .map_err(at("append to", &self.path))?;
+        self.write(&line).map_err(at("append to", &self.path))?;
         self.poisoned = false;
         self.accept(frame, chain, line.len());
         self.state = state;
         Ok(())
+    }
+
+    /// Writes and syncs a line. On a full disk the ballast goes, and the line is written anew.
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let write = |file: &mut File| file.write_all(line).and_then(|()| file.sync_all());
+        match write(&mut self.file) {
+            Err(error) if is_full(&error) && ballast::release(&self.directory) => {
+                let end = self.reading.valid_bytes as u64;
+                self.file.set_len(end)?;
+                self.file.seek(SeekFrom::Start(end))?;
+                write(&mut self.file)
+            }
+            written => written,
+        }
     }
 
     fn accept(&mut self, frame: Frame, chain: Chain, bytes: usize) {
@@ -187,6 +210,10 @@ pub fn read_file(directory: &Path) -> Result<(Reading, State), JournalError> {
     let reading = trusted(&bytes, &path)?;
     let state = replay(&reading.frames, &path)?;
     Ok((reading, state))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> JournalError + use<'p> {
@@ -269,6 +296,17 @@ mod tests {
             drop(journal);
             Journal::open(dir.path()).unwrap();
         }
+    }
+
+    /// `/dev/full` is always full; a file on a tiny filesystem is full until the ballast goes (tests/loop_journal.rs).
+    #[test]
+    fn a_full_disk_without_ballast_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        assert!(ballast::release(dir.path()), "opening sets space aside");
+        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert!(matches!(journal.append(&planned()), Err(JournalError::Io { .. })));
+        assert!(matches!(journal.append(&planned()), Err(JournalError::Poisoned)));
     }
 
     #[test]

@@ -111,6 +111,21 @@ fn preview_findings(facts: &PreviewFacts, hop: &Hop) -> Vec<Finding> {
     findings
 }
 
+/// Before the old system is booted on a full disk, the downloads go: they can be had again. A failure only leaves it as full.
+pub(super) fn make_room(places: &StateDirectory) {
+    let archives = archives(places);
+    let tight =
+        rustix::fs::statvfs("/").is_ok_and(|root| root.f_bavail.saturating_mul(root.f_frsize) < SPARE_BYTES);
+    if !tight || !archives.exists() {
+        return;
+    }
+    tracing::warn!("the disk is nearly full; the downloaded packages are deleted");
+    let freed = std::fs::remove_dir_all(&archives).map(|()| durable::sync_filesystem(places.path()));
+    if let Err(error) = freed {
+        tracing::warn!(%error, "the downloaded packages could not be deleted");
+    }
+}
+
 /// Predicts whether the root has room for the upgrade.
 fn space(facts: &PreviewFacts) -> Result<Option<Finding>> {
     let root = rustix::fs::statvfs("/").map_err(trouble)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Machine, Result, boot, health, trouble};
+use super::{Machine, Result, boot, health, packages, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::evidence::{BootFacts, HealthFacts, Plan};
 use crate::release::holdoff;
@@ -11,6 +11,7 @@ use crate::snapshot::TopLevel;
 /// Makes the old system the next boot; the failed root is kept under the run's name. Probes first; durable when it returns.
 pub(super) fn restore(machine: &Machine, plan: &Plan) -> Result<BootFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    packages::make_room(&machine.places);
     NamedRoot::new(&top, &plan.root.name, &machine.names).restore().map_err(trouble)?;
     boot::facts(Some(plan))
 }
