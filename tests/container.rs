@@ -196,7 +196,7 @@ fn container_full_disk_during_the_upgrade_rolls_back() {
     if lab::skipped("container_full_disk_during_the_upgrade_rolls_back") {
         return;
     }
-    let machine = machine("full", "");
+    let machine = machine("full", "\n[upgrade]\nsilence = \"30s\"\n");
     let mut run = machine.start_run().unwrap();
     machine.wait_in_run(&mut run, &["UpgradeStarted"]).unwrap();
     machine.fill_disk(24 << 20).unwrap();

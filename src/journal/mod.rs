@@ -6,5 +6,5 @@ mod ballast;
 mod frame;
 mod store;
 
-pub use frame::{Damage, FORMAT, Frame, Reading, read};
+pub use frame::{Damage, FORMAT, Frame, Reading, read, seal_lines};
 pub use store::{FILE_NAME, Journal, JournalError, read_file};

@@ -50,7 +50,8 @@ fn run_stages(machine: &Machine, hop: &Hop) -> std::result::Result<UpgradeReport
             silence: machine.config.upgrade.silence,
             lock_wait: LOCK_WAIT,
             stop: stop.as_ref(),
-        },
+        }
+        .patient_for(machine.config.upgrade.silence),
         kept_sources: &kept_sources,
     };
     let told = |state: apt::Progress| machine.progress.percent(overall(&state), &shown(&state));

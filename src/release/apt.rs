@@ -80,6 +80,15 @@ pub struct AptSettings<'s> {
     pub stop: Option<&'s ToldToStop>,
 }
 
+impl AptSettings<'_> {
+    /// The same with less patience. Waiting for a lock is silent too, so it gets half of it at most.
+    #[must_use]
+    pub fn patient_for(self, silence: Span) -> Self {
+        let half = Span::seconds(silence.duration().as_secs() / 2);
+        Self { silence, lock_wait: self.lock_wait.min(half), ..self }
+    }
+}
+
 /// How one stage went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageOutcome {

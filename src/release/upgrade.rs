@@ -8,6 +8,7 @@ use crate::release::apt_log;
 use crate::release::conffiles::{self, ConffileDecision, Leftovers, LeftoversError};
 use crate::release::hop::Hop;
 use crate::release::sources::{self, Finding, SourcesError};
+use crate::system::span::Span;
 
 /// What the upgrade needs.
 #[derive(Debug, Clone, Copy)]
@@ -110,12 +111,24 @@ const STAGES: [(Stage, &[&str]); 4] = [
 /// The stage that failed and why; `None` when all went well.
 type FailedStage = Option<(Stage, String)>;
 
+/// Maintainer scripts may be silent for long; reading lists from a mirror may not. apt has been seen to wait for ever there, on
+/// a full disk.
+const UPDATE_SILENCE: Span = Span::seconds(120);
+
+fn patient<'s>(stage: Stage, settings: &AptSettings<'s>) -> AptSettings<'s> {
+    match stage {
+        Stage::Update => settings.patient_for(settings.silence.min(UPDATE_SILENCE)),
+        _ => *settings,
+    }
+}
+
 fn stages(
     done: &mut Vec<StageOutcome>,
     settings: &AptSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<FailedStage, StageError> {
     for (stage, words) in STAGES {
+        let settings = &patient(stage, settings);
         let mut outcome = apt::apt_get(stage, words, &[], settings, progress)?;
         if apt_log::repairable(&outcome) {
             done.push(outcome);
