@@ -174,8 +174,12 @@ fn follow(
         }
         let exited = !watched[0].revents().is_empty();
         if pipe_open {
-            match read_all(reader, progress)? {
-                Read::Some => activity.now(),
+            let mut heard = |bytes: &[u8]| {
+                activity.hear(bytes);
+                progress(bytes);
+            };
+            match read_all(reader, &mut heard)? {
+                Read::Some => {}
                 Read::Nothing => {}
                 Read::Closed => pipe_open = false,
             }
@@ -198,18 +202,27 @@ fn follow(
 }
 
 /// When something was last heard. The log is looked at only when the pipe was silent for the whole time.
+///
+/// A line that only says the last one again is silence too: apt repeats its percentage twice a second while it waits for
+/// something that never comes (seen on a full disk).
 struct Activity {
     last: Instant,
     size: u64,
+    line: Vec<u8>,
 }
 
 impl Activity {
     fn start(log: &File) -> io::Result<Self> {
-        Ok(Self { last: Instant::now(), size: log.metadata()?.len() })
+        Ok(Self { last: Instant::now(), size: log.metadata()?.len(), line: Vec::new() })
     }
 
-    fn now(&mut self) {
-        self.last = Instant::now();
+    fn hear(&mut self, bytes: &[u8]) {
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let Some(line) = lines.rev().find(|line| !line.is_empty()) else { return };
+        if line != self.line {
+            self.line = line.to_vec();
+            self.last = Instant::now();
+        }
     }
 
     fn quiet_for(&self) -> Duration {
@@ -345,6 +358,15 @@ mod tests {
     #[test]
     fn a_signal_is_told_from_an_exit_code() {
         assert_eq!(sh("kill -9 $$", LONG, None).0, Ended::Signal(9));
+    }
+
+    #[test]
+    fn saying_the_same_again_is_silence() {
+        let script = "while :; do echo 'dlstatus:7:15.1426:Retrieving file 1 of 3' >/dev/fd/$1; sleep 0.02; done";
+        let silence = Duration::from_millis(300);
+        let (ended, _, heard) = sh(script, silence, None);
+        assert_eq!(ended, Ended::Silent(silence));
+        assert!(heard.lines().count() > 1, "{heard}");
     }
 
     #[test]
