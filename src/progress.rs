@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,7 @@ pub enum Event {
 pub struct Progress {
     file: Option<File>,
     last_percent: Mutex<Option<Instant>>,
+    torn: AtomicBool,
 }
 
 impl Progress {
@@ -74,13 +76,13 @@ impl Progress {
         if let Err(error) = &file {
             tracing::warn!(path = %path.display(), %error, "progress can't be written");
         }
-        Self { file: file.ok(), last_percent: Mutex::new(None) }
+        Self { file: file.ok(), last_percent: Mutex::new(None), torn: AtomicBool::new(false) }
     }
 
     /// Tells nobody.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self { file: None, last_percent: Mutex::new(None) }
+        Self { file: None, last_percent: Mutex::new(None), torn: AtomicBool::new(false) }
     }
 
     /// A phase begins.
@@ -118,7 +120,12 @@ impl Progress {
         let Some(mut file) = self.file.as_ref() else { return };
         let Ok(mut line) = serde_json::to_vec(event) else { return };
         line.push(b'\n');
+        // After a line that was cut off, the next one must not become part of it; an empty line says nothing.
+        if self.torn.swap(false, Ordering::Relaxed) {
+            line.insert(0, b'\n');
+        }
         if let Err(error) = file.write_all(&line) {
+            self.torn.store(true, Ordering::Relaxed);
             tracing::debug!(%error, "a line of progress is lost");
         }
     }

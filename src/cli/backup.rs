@@ -5,11 +5,12 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::ConfigArgs;
-use super::{SCHEMA, needs_root, print_json, story, written};
+use super::{SCHEMA, journal_failure, needs_root, print_json, story, written};
 use crate::config;
 use crate::error::{Exit, Failure};
 use crate::evidence::TreeReport;
-use crate::phases;
+use crate::journal::Journal;
+use crate::phases::{self, ground};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::system::show;
@@ -21,6 +22,11 @@ use crate::system::show;
 pub(super) fn run(args: &ConfigArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("backing up")?;
     let (config, _) = config::load(&args.config)?;
+    // A run that has just proven these copies must not find others.
+    let _alone = match ground::is_there(places)? {
+        true => Some(Journal::open(places.path()).map_err(journal_failure)?),
+        false => None,
+    };
     let report = phases::back_up_all(&config, places, &Progress::nowhere())
         .map_err(|error| Failure::failed("failed to make and prove the backup", error))?;
     let same = report.trees.iter().all(|tree| tree.differences == 0 && tree.entries > 0);
@@ -54,6 +60,6 @@ fn as_text(tree: &TreeReport) -> String {
     };
     let size = story::bytes(tree.bytes);
     let mut lines = vec![format!("{}: {verdict} ({} entries, {size})", show::line(&tree.tree), tree.entries)];
-    lines.extend(tree.lines.iter().map(|line| format!("  {line}")));
+    lines.extend(tree.lines.iter().map(|line| format!("  {}", show::line(line))));
     lines.join("\n") + "\n"
 }

@@ -9,14 +9,16 @@ use crate::error::{Exit, Failure};
 ///
 /// # Errors
 /// Refused when the answer is anything else; usage when there is nobody to ask.
-pub(super) fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("nobody is there to ask").hint("add --yes to go on without a question"));
     }
-    written(write!(out, "{question} Type yes to go on: ").and_then(|()| out.flush()))?;
+    // On stderr: stdout may be somebody's JSON.
+    let mut screen = std::io::stderr();
+    written(write!(screen, "{question} Type yes to go on: ").and_then(|()| screen.flush()))?;
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)
@@ -24,5 +26,5 @@ pub(super) fn confirm(question: &str, yes: bool, out: &mut dyn Write) -> Result<
     if answer.trim() == "yes" {
         return Ok(());
     }
-    Err(Failure::new(Exit::Refused, "not confirmed; nothing was changed"))
+    Err(Failure::new(Exit::Refused, "not confirmed; no run was begun or changed"))
 }

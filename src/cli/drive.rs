@@ -102,7 +102,12 @@ pub(super) fn by_unit(
 ) -> Result<Exit, Failure> {
     let directory = places.run(run);
     let from = progress_length(&directory);
-    let failed = |error| Failure::failed(format!("failed to start {RESUME_UNIT}"), error);
+    let failed = |error| {
+        Failure::failed(format!("failed to start {RESUME_UNIT}"), error)
+            .hint("the run is written down: `safe-upgrade resume` drives it here, `safe-upgrade rollback` calls it off")
+    };
+    // Its limit is for crashes, not for operators; a unit that never ran has nothing to reset.
+    let _ = Exec::new("systemctl").and_then(|exec| exec.args(["reset-failed", RESUME_UNIT]).output());
     Exec::new("systemctl").and_then(|exec| exec.args(["start", RESUME_UNIT]).success()).map_err(failed)?;
     let pid = Exec::new("systemctl")
         .and_then(|exec| exec.args(["show", "--property=MainPID", "--value", RESUME_UNIT]).text())
@@ -110,6 +115,7 @@ pub(super) fn by_unit(
     let driver = open_pid(&pid)?;
     match follow::follow(&directory, from, driver.as_fd(), &mut Screen::new(out, json))? {
         Followed::Ended { exit, text } => conclude(&text, exit_of(exit), json, out),
+        Followed::Reboots => Ok(Exit::Done),
         Followed::Gone => Err(Failure::new(Exit::Failed, format!("{RESUME_UNIT} ended without a word; systemd starts it again"))
             .hint("`safe-upgrade status` shows where the run stands, `journalctl -u safe-upgrade-resume` what happened")),
     }

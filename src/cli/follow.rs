@@ -25,6 +25,8 @@ pub(super) enum Followed {
         /// What became of it.
         text: String,
     },
+    /// The machine goes down; the run goes on by itself after the reboot.
+    Reboots,
     /// Whoever drives it is gone without a word.
     Gone,
 }
@@ -45,17 +47,18 @@ pub(super) fn follow(
     inotify::add_watch(&watch, directory, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)
         .map_err(|errno| cannot(&path, errno.into()))?;
     let mut tail = Tail { path, offset: from, partial: Vec::new() };
-    let mut gone = false;
+    let (mut gone, mut reboots) = (false, false);
     loop {
         for event in tail.read()? {
             screen.show(&event)?;
+            reboots |= matches!(event, Event::Reboot { .. });
             if let Event::Ended { exit, text, .. } = event {
                 return Ok(Followed::Ended { exit, text });
             }
         }
         // The driver was gone before this last look: what it wrote has been seen.
         if gone {
-            return Ok(Followed::Gone);
+            return Ok(if reboots { Followed::Reboots } else { Followed::Gone });
         }
         let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::from_borrowed_fd(driver, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -170,7 +173,7 @@ impl<'o> Screen<'o> {
     fn finish_phase(&mut self) -> Result<(), Failure> {
         match self.phase.take() {
             None => Ok(()),
-            Some((name, since)) => self.line(&format!("{name}: done in {} s", since.elapsed().as_secs())),
+            Some((name, since)) => self.line(&format!("{name}: {} s", since.elapsed().as_secs())),
         }
     }
 

@@ -131,6 +131,8 @@ settle = "5m"
 [commit]
 # automatic: a healthy trial is committed. manual: it waits for `safe-upgrade commit`.
 rule = "automatic"
+# How often a waiting trial may be booted before the machine goes back by itself.
+trial_boots = 3
 
 [retention]
 # `safe-upgrade prune` deletes the way back when it is older than this.

@@ -24,8 +24,9 @@ use std::io::Write;
 use args::{Cli, Command};
 
 use crate::error::{Exit, Failure};
-use crate::journal::{JournalError, Reading};
+use crate::journal::{Journal, JournalError, Reading};
 use crate::machine::State;
+use crate::phases::ground;
 use crate::places::StateDirectory;
 use crate::system::lock::LockError;
 
@@ -76,7 +77,16 @@ fn print_json(out: &mut dyn Write, value: &serde_json::Value) -> Result<(), Fail
 /// Reads the journal without its lock, for showing.
 fn read_journal(places: &StateDirectory) -> Result<(Reading, State), Failure> {
     needs_root("reading the journal")?;
+    ground::is_there(places)?;
     status::read(places).map_err(journal_failure)
+}
+
+/// Opens the journal of a machine that has seen a run; none is made here.
+fn open_journal(places: &StateDirectory) -> Result<Journal, Failure> {
+    if !ground::is_there(places)? {
+        return Err(Failure::new(Exit::Refused, "this machine has never seen a run"));
+    }
+    Journal::open(places.path()).map_err(journal_failure)
 }
 
 /// A journal that could not be used, with its own exit code where another run holds it.

@@ -5,10 +5,9 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::PruneArgs;
-use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use super::{SCHEMA, needs_root, open_journal, print_json, written};
 use crate::config;
 use crate::error::{Exit, Failure};
-use crate::journal::Journal;
 use crate::phases::prune::{self, Leftover};
 use crate::places::StateDirectory;
 
@@ -19,17 +18,18 @@ use crate::places::StateDirectory;
 pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("prune")?;
     let (config, _) = config::load(&args.common.config)?;
-    let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
+    let mut journal = open_journal(places)?;
     if !journal.state().is_final() {
         return Err(Failure::new(Exit::Refused, "a run is under way; nothing is deleted meanwhile"));
     }
     let keep = config.retention.keep;
     let found = prune::leftovers(&journal, keep.duration())
         .map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
+    let mut failures = Vec::new();
     for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
-        prune::prune(&mut journal, leftover).map_err(|error| {
-            Failure::failed(format!("failed to delete what the run {} has left behind", leftover.run), error)
-        })?;
+        if let Err(trouble) = prune::prune(&mut journal, leftover) {
+            failures.push(format!("{}: {trouble}", leftover.run));
+        }
     }
     if args.common.json {
         let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();
@@ -45,7 +45,13 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
             written(writeln!(out, "No run has left anything behind."))?;
         }
     }
-    Ok(Exit::Done)
+    if failures.is_empty() {
+        return Ok(Exit::Done);
+    }
+    Err(Failure::new(
+        Exit::Failed,
+        format!("failed to delete what some runs have left behind: {}", failures.join("; ")),
+    ))
 }
 
 fn verdict(leftover: &Leftover, dry_run: bool) -> &'static str {

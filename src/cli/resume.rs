@@ -4,9 +4,8 @@ use std::io::Write;
 
 use super::args::ResumeArgs;
 use super::drive;
-use super::{journal_failure, needs_root, written};
+use super::{needs_root, open_journal, written};
 use crate::error::{Exit, Failure};
-use crate::journal::Journal;
 use crate::places::StateDirectory;
 
 /// Drives the last run to its end, to a reboot, or to an operator's word.
@@ -15,7 +14,7 @@ use crate::places::StateDirectory;
 /// When the journal cannot be used or the run cannot go on.
 pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("going on with a run")?;
-    let journal = Journal::open(places.path()).map_err(journal_failure)?;
+    let journal = open_journal(places)?;
     if journal.torn_bytes() > 0 {
         tracing::warn!(
             bytes = journal.torn_bytes(),

@@ -4,10 +4,9 @@ use std::io::Write;
 
 use super::args::{DecideArgs, RollbackArgs};
 use super::confirm::confirm;
-use super::{drive, journal_failure, needs_root};
+use super::{drive, needs_root, open_journal};
 use crate::error::{Exit, Failure};
 use crate::evidence::RunId;
-use crate::journal::Journal;
 use crate::machine::{Entry, State, Why};
 use crate::places::StateDirectory;
 
@@ -21,18 +20,20 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
     needs_root("a rollback")?;
-    let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
+    let mut journal = open_journal(places)?;
     let run = last_run(journal.state(), &args.decide)?;
-    let entry = Entry::rollback_started(Why::Operator);
-    if let Err(illegal) = journal.state().clone().apply(entry.record()) {
-        tracing::debug!(%illegal);
+    // Before anything was changed there is nothing to roll back: the run is called off, and its preparations are taken back.
+    let entries = [Entry::rollback_started(Why::Operator), Entry::refusal_started(Why::Operator)];
+    let may_follow = |entry: &Entry| journal.state().clone().apply(entry.record()).is_ok();
+    let Some(entry) = entries.into_iter().find(may_follow) else {
+        let state = journal.state();
         return Err(Failure::new(
             Exit::Refused,
-            format!("run {run} is in the state {} and can't be rolled back", illegal.from),
+            format!("run {run} is in the state {} and can't be rolled back", state.name()),
         )
-        .hint(super::story::tell(journal.state()).back));
-    }
-    confirm(&question(journal.state()), args.decide.yes, out)?;
+        .hint(super::story::tell(state).back));
+    };
+    confirm(&question(journal.state()), args.decide.yes)?;
     journal.append(&entry).map_err(|error| Failure::failed("failed to write the decision down", error))?;
     if args.foreground {
         return drive::here(places, journal, args.decide.json, out);
@@ -56,6 +57,9 @@ pub(super) fn last_run(state: &State, args: &DecideArgs) -> Result<RunId, Failur
 }
 
 fn question(state: &State) -> String {
+    if state.snapshot().is_none() || matches!(state, State::Snapshotted { .. } | State::Armed { .. }) {
+        return "The run is called off; nothing was changed yet.".into();
+    }
     let (from, snapshot) = (
         state.plan().map(|plan| plan.from.to_string()).unwrap_or_default(),
         state.snapshot().map(|set| set.name.clone()).unwrap_or_default(),

@@ -25,7 +25,7 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
     may_begin(journal.state(), args.leave_stuck)?;
     let hop = plan::hop(args.to.as_deref())?;
     let plan = plan::make(&config, &bytes, &hop)?;
-    confirm(&question(&plan), args.yes, out)?;
+    confirm(&question(&plan), args.yes)?;
     ground::install(places)?;
     plan::keep(places, &plan, &bytes)?;
     let run = plan.run.clone();

@@ -14,7 +14,8 @@ pub struct Story {
     pub back: String,
 }
 
-const BY_ITSELF_NOTHING_CHANGED: &str = "nothing is changed yet: stop it with `systemctl stop safe-upgrade-resume`, then `safe-upgrade resume` goes on";
+const BY_ITSELF_NOTHING_CHANGED: &str = "nothing is changed yet: `systemctl stop safe-upgrade-resume` interrupts it, then `safe-upgrade rollback` calls it off";
+const ROLLBACK_NOW: &str = "`systemctl stop safe-upgrade-resume`, then `safe-upgrade rollback` brings the old system back (with a reboot)";
 const ROLLBACK: &str = "`safe-upgrade rollback` brings the old system back (with a reboot)";
 
 /// Tells a state.
@@ -90,11 +91,11 @@ fn tell_changed(state: &State) -> Story {
         State::Trial { health: None, .. } => (
             "the upgraded system runs on trial; its health is being checked",
             "healthy: commit; not healthy: rollback, by itself",
-            ROLLBACK,
+            ROLLBACK_NOW,
         ),
         State::Trial { plan: Plan { commit: CommitRule::Manual, .. }, .. } => (
             "the trial is healthy and waits for an operator",
-            "nothing, until `safe-upgrade commit` or `safe-upgrade rollback`",
+            "nothing, until `safe-upgrade commit` or `safe-upgrade rollback`; after `trial_boots` boots of a waiting trial it goes back",
             ROLLBACK,
         ),
         State::Trial { .. } => ("the trial is healthy", "commit", ROLLBACK),
@@ -118,6 +119,11 @@ fn tell_changed(state: &State) -> Story {
             "the old system is back, proven after the reboot",
             "nothing; the failed root is kept for a look until `safe-upgrade prune`",
             "there is nothing to go back from",
+        ),
+        State::Stuck { snapshot: None, .. } => (
+            "a human is needed",
+            "nothing by itself; read why, mend it, then `safe-upgrade run --leave-stuck`",
+            "the run had changed nothing that a snapshot could bring back",
         ),
         _ => (
             "a human is needed",

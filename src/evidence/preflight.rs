@@ -17,6 +17,9 @@ pub enum Severity {
     Note,
 }
 
+/// The id of a finding that says "could not find out". No waiver covers it: it would pass for a yes.
+pub const COULD_NOT_FIND_OUT: &str = "could-not-find-out";
+
 /// Something that preflight found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -47,7 +50,9 @@ impl Waiver {
     /// Whether it counts for a finding on a day (both days as `YYYY-MM-DD`, which sort as text).
     #[must_use]
     pub fn covers(&self, finding: &Finding, today: &str) -> bool {
-        self.id == finding.id && self.expires.as_deref().is_none_or(|last| today <= last)
+        finding.id != COULD_NOT_FIND_OUT
+            && self.id == finding.id
+            && self.expires.as_deref().is_none_or(|last| today <= last)
     }
 }
 

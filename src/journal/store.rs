@@ -252,6 +252,16 @@ mod tests {
     use crate::evidence::CommitRule;
     use crate::machine::Why;
 
+    /// A child that another test is just starting shares our descriptors until it execs, and so the lock for a moment.
+    fn open(directory: &Path) -> Result<Journal, JournalError> {
+        loop {
+            match Journal::open(directory) {
+                Err(JournalError::Lock(LockError::Held(_))) => std::thread::yield_now(),
+                opened => return opened,
+            }
+        }
+    }
+
     fn planned() -> Entry {
         Entry::planned(crate::sim::plan(CommitRule::Automatic))
     }
@@ -259,18 +269,18 @@ mod tests {
     #[test]
     fn what_was_appended_is_there_after_opening_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = open(dir.path()).unwrap();
         journal.append(&planned()).unwrap();
         journal.append(&Entry::refusal_started(Why::Operator)).unwrap();
         drop(journal);
-        let journal = Journal::open(dir.path()).unwrap();
+        let journal = open(dir.path()).unwrap();
         assert_eq!((journal.frames().len(), journal.state().name()), (2, "Refusing"));
     }
 
     #[test]
     fn an_illegal_record_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = open(dir.path()).unwrap();
         let error = journal.append(&Entry::refused()).unwrap_err();
         assert!(matches!(error, JournalError::Illegal(_)), "{error}");
         assert_eq!(std::fs::metadata(dir.path().join(FILE_NAME)).unwrap().len(), 0);
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn torn_at_every_byte_it_opens_and_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = open(dir.path()).unwrap();
         journal.append(&planned()).unwrap();
         journal.append(&Entry::refusal_started(Why::Operator)).unwrap();
         drop(journal);
@@ -287,14 +297,14 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for cut in 0..bytes.len() {
             std::fs::write(&path, &bytes[..cut]).unwrap();
-            let mut journal = Journal::open(dir.path()).unwrap();
+            let mut journal = open(dir.path()).unwrap();
             let entry = match journal.state() {
                 State::New => planned(),
                 _ => Entry::stuck(Why::Operator),
             };
             journal.append(&entry).unwrap();
             drop(journal);
-            Journal::open(dir.path()).unwrap();
+            open(dir.path()).unwrap();
         }
     }
 
@@ -302,7 +312,7 @@ mod tests {
     #[test]
     fn a_full_disk_without_ballast_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = open(dir.path()).unwrap();
         assert!(ballast::release(dir.path()), "opening sets space aside");
         journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         assert!(matches!(journal.append(&planned()), Err(JournalError::Io { .. })));
@@ -312,14 +322,14 @@ mod tests {
     #[test]
     fn only_one_process_writes() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Journal::open(dir.path()).unwrap();
+        let _first = open(dir.path()).unwrap();
         assert!(matches!(Journal::open(dir.path()), Err(JournalError::Lock(LockError::Held(_)))));
     }
 
     #[test]
     fn a_newer_journal_is_read_and_never_written() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
+        let mut journal = open(dir.path()).unwrap();
         journal.append(&planned()).unwrap();
         drop(journal);
         let path = dir.path().join(FILE_NAME);
@@ -327,7 +337,7 @@ mod tests {
         let chain = frame::read(&bytes).unwrap().chain;
         bytes.extend(frame::newer_line(9, chain));
         std::fs::write(&path, &bytes).unwrap();
-        assert!(matches!(Journal::open(dir.path()), Err(JournalError::Newer { format: 9, .. })));
+        assert!(matches!(open(dir.path()), Err(JournalError::Newer { format: 9, .. })));
         assert_eq!(read_file(dir.path()).unwrap().0.newer, Some(9));
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
     }

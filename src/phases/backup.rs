@@ -1,8 +1,8 @@
 //! The backup: copies made, really restored, and compared; and the look at it after a restart.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{Machine, Result, trouble};
+use super::{Machine, Result, ground, trouble};
 use crate::backup::{self, BackupOptions, BackupProgress, Place, VerifyOptions, VerifyProgress};
 use crate::config::Config;
 use crate::driver::Trouble;
@@ -26,9 +26,11 @@ pub(super) fn back_up(machine: &Machine, _: &Plan) -> Result<RestoreReport> {
 /// # Errors
 /// When a copy cannot be made, or it cannot be found out whether it is good.
 pub fn back_up_all(config: &Config, places: &StateDirectory, progress: &Progress) -> Result<RestoreReport> {
-    let scratch =
-        config.backup.scratch.as_ref().map_or_else(|| places.scratch(), |path| path.as_path().to_owned());
+    let configured = config.backup.scratch.as_ref().map(|path| path.as_path().to_owned());
+    let scratch = configured.unwrap_or_else(|| default_scratch(config, places));
     durable::private_directory(&scratch).map_err(trouble)?;
+    // A verification that lost power has left a whole restored tree here.
+    backup::remove_leftovers(&scratch).map_err(trouble)?;
     let count = config.backup.trees.len();
     let mut trees = Vec::with_capacity(count);
     for (index, tree) in config.backup.trees.iter().enumerate() {
@@ -36,6 +38,14 @@ pub fn back_up_all(config: &Config, places: &StateDirectory, progress: &Progress
         trees.push(one_tree(config, tree.as_path(), &scratch, &share)?);
     }
     Ok(RestoreReport { trees, ended: now() })
+}
+
+/// Beside the journal, or, on a machine that has no place for one, in the store.
+fn default_scratch(config: &Config, places: &StateDirectory) -> PathBuf {
+    match ground::is_there(places) {
+        Ok(true) => places.scratch(),
+        _ => config.backup.store.as_path().join(".safe-upgrade-scratch"),
+    }
 }
 
 fn one_tree(config: &Config, tree: &Path, scratch: &Path, share: &Share<'_>) -> Result<TreeReport> {
@@ -93,7 +103,7 @@ pub fn verdict_lines(tree: &str, report: &Report) -> Vec<String> {
         format!(
             "{}: {}/{}: expected {}, found {}",
             difference.class,
-            tree,
+            show::line(tree),
             show::bytes(&difference.path),
             difference.expected,
             difference.found

@@ -110,7 +110,7 @@ fn of_checks(config: &Config) -> Vec<Finding> {
         .iter()
         .filter(|result| !result.passed)
         .map(|result| Finding {
-            id: "check-fails-now".into(),
+            id: format!("check-fails-now:{}", result.name),
             severity: if result.required { Severity::Inhibitor } else { Severity::Warning },
             what: format!("{}, before anything was changed.", sentence(result)),
             remedy: "mend the service, or the check in the configuration".into(),

@@ -9,16 +9,19 @@ use serde::Serialize;
 use super::boot::volume_id;
 use super::{Result, trouble};
 use crate::driver::Trouble;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::evidence::{JournalFacts, Plan};
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::snapshot::state_volume::{self, Places};
 use crate::snapshot::{Change, TopLevel};
 use crate::system::durable;
 use crate::system::exec::Exec;
+use crate::system::mounts;
 
 const UNIT_TEXT: &str = include_str!("../../packaging/safe-upgrade-resume.service");
 const UNIT_DIRECTORY: &str = "etc/systemd/system";
+/// systemd's name for the mount unit of [`crate::places::STATE_DIRECTORY`] (systemd-escape(1)).
+const STATE_MOUNT_UNIT: &str = "var-lib-safe\\x2dupgrade.mount";
 const WANTED_BY: &str = "multi-user.target.wants";
 
 /// What was made or found.
@@ -64,6 +67,24 @@ pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> 
     })
 }
 
+/// Whether the state volume is mounted. Without it the journal can't be seen, which is not the same as "there is none".
+///
+/// # Errors
+/// When it should be mounted and is not, with what to type; or when it can't be found out.
+pub fn is_there(places: &StateDirectory) -> std::result::Result<bool, Failure> {
+    let table =
+        mounts::read().map_err(|error| Failure::failed("failed to look for the state volume", error))?;
+    if table.iter().any(|mount| mount.point == places.path()) {
+        return Ok(true);
+    }
+    if Path::new("/").join(UNIT_DIRECTORY).join(STATE_MOUNT_UNIT).exists() {
+        let message = format!("the journal can't be seen: {} is not mounted", places.path().display());
+        return Err(Failure::new(Exit::Failed, message)
+            .hint(format!("systemctl start '{STATE_MOUNT_UNIT}', then again")));
+    }
+    Ok(false)
+}
+
 /// Installs the unit and the copy of this program that it runs. To be called by whoever holds the journal. Repeatable; durable
 /// when it returns.
 ///
@@ -97,7 +118,9 @@ fn install_files(places: &StateDirectory) -> Result<()> {
 pub(super) fn is_resume_enabled(root: &Path) -> bool {
     let units = root.join(UNIT_DIRECTORY);
     // The link is absolute: below another root it leads elsewhere, so the file is looked at by itself.
-    units.join(RESUME_UNIT).is_file() && units.join(WANTED_BY).join(RESUME_UNIT).is_symlink()
+    units.join(RESUME_UNIT).is_file()
+        && units.join(WANTED_BY).join(RESUME_UNIT).is_symlink()
+        && units.join(STATE_MOUNT_UNIT).is_file()
 }
 
 /// Where the journal lies, for the proof that a rollback leaves it alone.

@@ -35,6 +35,7 @@ use crate::journal::Journal;
 use crate::machine::{Entry, Passage, State, Undo};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
+use crate::release::holdoff::{self, HoldOff};
 use crate::snapshot::names::RunNames;
 
 type Result<T> = std::result::Result<T, Trouble>;
@@ -48,6 +49,7 @@ pub struct Machine {
     names: RunNames,
     directory: PathBuf,
     progress: Progress,
+    held_off: Option<HoldOff>,
 }
 
 impl Machine {
@@ -72,7 +74,23 @@ impl Machine {
         let names = RunNames::new(plan.run.as_str())
             .map_err(|error| Failure::failed("failed to name the run's snapshots", error))?;
         let progress = Progress::in_directory(&directory);
-        Ok(Self { places, journal, config, names, directory, progress })
+        Ok(Self { places, journal, config, names, directory, progress, held_off: None })
+    }
+
+    /// Keeps other package tools away from here on, until [`Machine::let_go`] or the end of this process. Repeatable.
+    fn hold_off(&mut self) -> Result<()> {
+        if self.held_off.is_none() {
+            self.held_off = Some(HoldOff::begin().map_err(trouble)?);
+        }
+        Ok(())
+    }
+
+    /// Lets other package tools work again, also those that an earlier process held off. Repeatable.
+    fn let_go(&mut self) -> Result<()> {
+        match self.held_off.take() {
+            Some(held_off) => held_off.release().map_err(trouble),
+            None => holdoff::release_all().map_err(trouble),
+        }
     }
 
     /// Where progress is written.

@@ -13,8 +13,7 @@ use crate::release::sources;
 use crate::system::durable;
 use crate::system::span::Span;
 
-/// Room that an upgrade needs besides what apt says the system grows by: dpkg unpacks new files beside old ones, and logs and
-/// databases grow meanwhile. Source: 334 packages of a small server needed 0.6 GiB at the highest.
+/// Room that an upgrade needs besides its packages: logs and databases grow meanwhile.
 const SPARE_BYTES: u64 = 1 << 30;
 
 /// How long another apt may hold its lock.
@@ -53,7 +52,7 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
     ));
     let mut findings = sources_findings(&plan);
     findings.extend(preview_findings(&facts, hop));
-    findings.extend(space(&facts)?);
+    findings.extend(space(&facts, &archives)?);
     Ok(findings)
 }
 
@@ -126,16 +125,26 @@ pub(super) fn make_room(places: &StateDirectory) {
     }
 }
 
-/// Predicts whether the root has room for the upgrade.
-fn space(facts: &PreviewFacts) -> Result<Option<Finding>> {
+/// How much larger packages are unpacked. Source: the 173 packages of a small bookworm server: 77 MiB packed, 290 MiB unpacked.
+const UNPACKED: u64 = 5;
+
+/// Predicts whether the root has room: nothing that the upgrade replaces is freed, because the snapshot keeps it.
+fn space(facts: &PreviewFacts, archives: &Path) -> Result<Option<Finding>> {
     let root = rustix::fs::statvfs("/").map_err(trouble)?;
     let free = root.f_bavail.saturating_mul(root.f_frsize);
-    let growth = u64::try_from(facts.disk_bytes.unwrap_or(0)).unwrap_or(0);
-    let needed = growth.saturating_add(SPARE_BYTES);
+    let packed = packed_bytes(archives).map_err(trouble)?;
+    let growth = facts.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
+    let needed = growth.max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
     Ok((free < needed).then(|| Finding {
         id: "space-on-root".into(),
         severity: Severity::Inhibitor,
         what: format!("the root has {} MiB free; the upgrade needs about {} MiB.", free >> 20, needed >> 20),
-        remedy: "make room on /, for instance with apt-get clean and by deleting old snapshots".into(),
+        remedy: "make room on /, for instance with apt-get clean, or `safe-upgrade prune` for earlier runs"
+            .into(),
     }))
+}
+
+/// The size of everything that was downloaded.
+fn packed_bytes(archives: &Path) -> std::io::Result<u64> {
+    std::fs::read_dir(archives)?.try_fold(0, |sum, entry| Ok(sum + entry?.metadata()?.len()))
 }

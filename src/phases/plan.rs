@@ -9,7 +9,7 @@ use crate::error::{Exit, Failure};
 use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
 use crate::places::StateDirectory;
 use crate::release::hop::Hop;
-use crate::snapshot::layout;
+use crate::snapshot::{layout, names};
 use crate::system::{durable, identity};
 
 /// The name of a run's copy of its configuration.
@@ -51,6 +51,11 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
             "the root is not a named subvolume of a btrfs: there is no name that could be exchanged";
         return Err(Failure::new(Exit::Refused, message).hint("`safe-upgrade check` says what is missing"));
     };
+    if names::parse(name).is_some() {
+        let message = format!("the root {name} has the name of an earlier run: that run has not ended");
+        return Err(Failure::new(Exit::Refused, message)
+            .hint("`safe-upgrade status` says where it stands; reboot, then `safe-upgrade resume`"));
+    }
     Ok(Plan {
         run: new_run_id()?,
         host: identity::host_name(),

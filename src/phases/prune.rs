@@ -57,7 +57,13 @@ fn ends(frames: &[Frame]) -> BTreeMap<RunId, jiff::Timestamp> {
     let mut run: Option<&RunId> = None;
     for frame in frames {
         match (&frame.entry, run) {
-            (Record::Planned { plan }, _) => run = Some(&plan.run),
+            (Record::Planned { plan }, before) => {
+                // A run that was stuck has ended when the next one begins.
+                if let Some(before) = before {
+                    ends.entry(before.clone()).or_insert(frame.time);
+                }
+                run = Some(&plan.run);
+            }
             (Record::Committed { .. } | Record::RolledBack { .. } | Record::Refused, Some(run)) => {
                 ends.insert(run.clone(), frame.time);
             }
@@ -76,7 +82,10 @@ fn ends(frames: &[Frame]) -> BTreeMap<RunId, jiff::Timestamp> {
 /// Names what could not be deleted; it may be tried again.
 pub fn prune(journal: &mut Journal, leftover: &Leftover) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    journal.append(&Entry::pruned(leftover.run.clone())).map_err(trouble)?;
+    let said = |frame: &Frame| matches!(&frame.entry, Record::Pruned { run } if *run == leftover.run);
+    if !journal.frames().iter().any(said) {
+        journal.append(&Entry::pruned(leftover.run.clone())).map_err(trouble)?;
+    }
     for volume in &leftover.volumes {
         top.delete(&volume.name, volume.uuid)
             .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;

@@ -4,11 +4,25 @@ use std::path::Path;
 
 use super::boot::volume;
 use super::{Machine, Result, trouble};
+use crate::driver::Trouble;
 use crate::evidence::{Plan, SnapshotFacts};
+use crate::release::completion;
+use crate::release::dpkg_lock::DpkgLock;
 use crate::snapshot::TopLevel;
 
-/// Takes the snapshot, or finds it. Probes first; durable when it returns.
-pub(super) fn take(machine: &Machine, plan: &Plan) -> Result<SnapshotFacts> {
+/// Takes the snapshot, or finds it, while nobody changes packages: it is the way back, so it must be whole. From here on other
+/// package tools are held off. Probes first; durable when it returns.
+pub(super) fn take(machine: &mut Machine, plan: &Plan) -> Result<SnapshotFacts> {
+    machine.hold_off()?;
+    let _nobody_else = DpkgLock::try_acquire().map_err(trouble)?;
+    let packages = completion::completion_facts(Path::new("/")).map_err(trouble)?;
+    if let Some(complaint) =
+        packages.audit.lines().chain(packages.unfinished.iter().map(String::as_str)).next()
+    {
+        return Err(Trouble::new(format!(
+            "the packages have changed since preflight, and are not whole now: {complaint}"
+        )));
+    }
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     top.snapshot_read_only(&plan.root.name, &machine.names.before()).map_err(trouble)?;
     facts(machine, plan)
@@ -26,8 +40,9 @@ pub(super) fn facts(machine: &Machine, _: &Plan) -> Result<SnapshotFacts> {
     })
 }
 
-/// Deletes the snapshot of a refused run. Probes first.
-pub(super) fn release(machine: &Machine) -> Result<()> {
+/// Deletes the snapshot of a refused run, and lets other package tools work again. Probes first.
+pub(super) fn release(machine: &mut Machine) -> Result<()> {
+    machine.let_go()?;
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let name = machine.names.before();
     if let Some(found) = top.find(&name).map_err(trouble)? {

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use crate::backup::Place;
 use crate::config::Config;
+use crate::evidence::preflight::COULD_NOT_FIND_OUT;
 use crate::evidence::{Finding, Severity};
+use crate::manifest;
 use crate::system::disks::{self, Below};
 use crate::system::show;
 
@@ -28,6 +31,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
             return findings;
         }
     };
+    findings.extend(copies_of_others(config));
     for tree in config.backup.trees.iter().map(crate::config::AbsolutePath::as_path) {
         findings.extend(of_tree(tree, store, &store_disks));
     }
@@ -41,6 +45,14 @@ fn of_tree(tree: &Path, store: &Path, store_disks: &Below) -> Option<Finding> {
             format!("the tree {} is not a directory here.", show::path(tree)),
             "correct backup.trees",
         ));
+    }
+    match std::fs::canonicalize(tree) {
+        Ok(real) if real == tree => {}
+        Ok(real) => {
+            let what = format!("the tree {} is really {}.", show::path(tree), show::path(&real));
+            return Some(inhibitor("tree-behind-link", what, "name the real directory in backup.trees"));
+        }
+        Err(error) => return Some(unknown(&format!("where {} really is", show::path(tree)), &error)),
     }
     match disks::below(tree) {
         Ok(below) if overlap(&below, store_disks) => Some(inhibitor(
@@ -57,6 +69,29 @@ fn of_tree(tree: &Path, store: &Path, store_disks: &Below) -> Option<Finding> {
     }
 }
 
+/// A copy that somebody else makes is only as good as it is young: nothing written since would come back.
+fn copies_of_others(config: &Config) -> Vec<Finding> {
+    if config.backup.copy {
+        return Vec::new();
+    }
+    let most = config.backup.max_age;
+    let oldest =
+        jiff::Timestamp::now().as_second() - i64::try_from(most.duration().as_secs()).unwrap_or(i64::MAX);
+    let too_old = |tree: &Path| -> Option<Finding> {
+        let place = Place::of(config.backup.store.as_path(), tree).ok()?;
+        match manifest::open_file(&place.manifest()) {
+            Ok(reader) if reader.header().ended.seconds >= oldest => None,
+            Ok(_) => Some(inhibitor(
+                "copy-too-old",
+                format!("the copy of {} in the store is older than {most}.", show::path(tree)),
+                "make a new one (`safe-upgrade backup`), or raise backup.max_age",
+            )),
+            Err(error) => Some(unknown(&format!("how old the copy of {} is", show::path(tree)), &error)),
+        }
+    };
+    config.backup.trees.iter().filter_map(|tree| too_old(tree.as_path())).collect()
+}
+
 fn overlap(one: &Below, other: &Below) -> bool {
     match (one, other) {
         (Below::Disks(one), Below::Disks(other)) => !one.is_disjoint(other),
@@ -71,7 +106,7 @@ fn inhibitor(id: &str, what: String, remedy: &str) -> Finding {
 /// "Could not find out" is never a yes.
 pub(super) fn unknown(what: &str, error: &(dyn std::error::Error + 'static)) -> Finding {
     inhibitor(
-        "could-not-find-out",
+        COULD_NOT_FIND_OUT,
         format!("could not find out {what}: {}.", crate::error::chain(error)),
         "mend what the message names, then check again",
     )

@@ -10,22 +10,22 @@ use crate::evidence::{Gate, Plan, UpgradeFacts};
 use crate::release::apt::{self, AptSettings};
 use crate::release::completion;
 use crate::release::conffiles::ConffileDecision;
-use crate::release::holdoff::HoldOff;
 use crate::release::hop::Hop;
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use crate::system::told_to_stop::ToldToStop;
 
 /// Upgrades, and says what is there afterwards. Once.
-pub(super) fn upgrade(machine: &Machine, plan: &Plan, gate: Gate) -> Result<UpgradeFacts> {
+pub(super) fn upgrade(machine: &mut Machine, plan: &Plan, gate: Gate) -> Result<UpgradeFacts> {
     if *gate.run() != plan.run {
         return Err(Trouble::new("the gate was opened for another run"));
     }
     let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
-    let held_off = HoldOff::begin().map_err(trouble)?;
+    // Held off since the snapshot; after a restart in between, from here.
+    machine.hold_off()?;
     let ended = run_stages(machine, &hop);
     // Whatever became of the stages, the timers come back; a failure to release them is told after theirs.
-    let released = held_off.release().map_err(trouble);
+    let released = machine.let_go();
     let facts = match ended {
         Ok(report) => facts(machine, &report),
         // A stage that ran and failed is an answer, not trouble.
@@ -80,7 +80,7 @@ fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
         audit: seen.audit.lines().map(str::to_owned).collect(),
         apt_check: seen.check,
         unfinished: seen.unfinished,
-        pending: seen.pending,
+        pending: seen.pending.into_iter().chain(seen.kept_back).collect(),
         prompts: prompts(machine, report),
         packages: packages(report),
     })

@@ -25,6 +25,8 @@ pub fn findings(layout: &Layout) -> Vec<Finding> {
         multi_device(btrfs),
         low_unallocated(btrfs),
         boot_elsewhere(layout),
+        system_elsewhere(layout),
+        data_elsewhere(layout),
         boot_loader(layout),
         name_taken(btrfs),
     ]
@@ -232,17 +234,66 @@ fn boot_elsewhere(layout: &Layout) -> Option<Finding> {
     })
 }
 
+/// Parts of the system that packages own: a rollback of the root alone would leave them new.
+const OF_THE_SYSTEM: [&str; 6] = ["/usr", "/etc", "/var", "/var/lib", "/var/lib/dpkg", "/opt"];
+
+fn system_elsewhere(layout: &Layout) -> Option<Finding> {
+    let elsewhere: Vec<&Path> = layout
+        .mounts
+        .iter()
+        .filter(|mount| mount.class == super::layout::MountClass::Kept)
+        .map(|mount| mount.point.as_path())
+        .filter(|point| OF_THE_SYSTEM.iter().any(|part| *point == Path::new(part)))
+        .collect();
+    (!elsewhere.is_empty()).then(|| {
+        finding(
+            "system-on-other-volume",
+            Severity::Inhibitor,
+            format!(
+                "{} is not part of the root's snapshot: a rollback would put an old root beside what the upgrade has \
+                 made of it",
+                list(&elsewhere)
+            ),
+            "move it into the root subvolume; waive this by its id only if no package changes anything there".to_owned(),
+        )
+    })
+}
+
+fn data_elsewhere(layout: &Layout) -> Option<Finding> {
+    let elsewhere: Vec<&Path> = layout
+        .mounts
+        .iter()
+        .filter(|mount| mount.class == super::layout::MountClass::Kept)
+        .map(|mount| mount.point.as_path())
+        .filter(|point| point.starts_with("/var/lib") && point.components().count() > 3)
+        .filter(|point| !point.starts_with("/var/lib/safe-upgrade") && *point != Path::new("/var/lib/dpkg"))
+        .collect();
+    (!elsewhere.is_empty()).then(|| {
+        finding(
+            "data-on-other-volume",
+            Severity::Warning,
+            format!(
+                "{} is kept as it is by a rollback: a database that the new release has migrated there may be too new \
+                 for the old one",
+                list(&elsewhere)
+            ),
+            "stop the service for the run, or keep a dump that you can load into the old version".to_owned(),
+        )
+    })
+}
+
 fn boot_loader(layout: &Layout) -> Option<Finding> {
     (!layout.boot_loaders.is_empty()).then(|| {
         finding(
             "boot-loader-not-in-set",
-            Severity::Warning,
+            Severity::Inhibitor,
             format!(
-                "the upgrade may rewrite the boot code of {}, which is outside of every filesystem's snapshot; old \
-                 modules with new boot code may not boot",
+                "the upgrade may rewrite the boot code of {}, which is outside of every filesystem's snapshot: it may \
+                 then look for the wrong root, or old modules with new boot code may not boot",
                 layout.boot_loaders.join(" and ")
             ),
-            "have a rescue system at hand: `grub-install` from a chroot on the rolled-back root puts the boot code right"
+            "have a rescue system at hand (`grub-install` and `update-grub` from a chroot on the root that shall boot put \
+             the boot code right), then waive this by its id"
                 .to_owned(),
         )
     })

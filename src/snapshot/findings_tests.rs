@@ -138,7 +138,24 @@ fn what_is_outside_of_the_root() {
     layout.mounts.push(mount("/boot/efi", MountClass::Kept));
     layout.boot_loaders = vec!["GRUB"];
     let expected =
-        [("boot-on-other-filesystem", Severity::Inhibitor), ("boot-loader-not-in-set", Severity::Warning)];
+        [("boot-on-other-filesystem", Severity::Inhibitor), ("boot-loader-not-in-set", Severity::Inhibitor)];
+    assert_eq!(judged(&layout), expected);
+}
+
+#[test]
+fn a_system_in_pieces() {
+    let mut layout = good();
+    let kept = |point: &str| ClassifiedMount {
+        point: PathBuf::from(point),
+        fs_type: "btrfs".into(),
+        class: MountClass::Kept,
+        reason: String::new(),
+    };
+    layout.mounts = vec![kept("/srv"), kept("/home"), kept("/var/lib/safe-upgrade"), kept("/var/www")];
+    assert_eq!(judged(&layout), []);
+    layout.mounts = vec![kept("/var"), kept("/var/lib/mysql")];
+    let expected =
+        [("system-on-other-volume", Severity::Inhibitor), ("data-on-other-volume", Severity::Warning)];
     assert_eq!(judged(&layout), expected);
 }
 

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ pub const TOOL_DIRECTORIES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin
 
 /// The `PATH` that children see.
 pub const CLEAN_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a pipe may stay open after its program has ended.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 /// How much of a failed program's stderr an error carries: its last bytes say why it gave up.
 const STDERR_TAIL: usize = 2048;
@@ -171,7 +175,8 @@ impl Exec {
         if ended.is_none() {
             kill_group(&mut child);
         }
-        let (stdout, stderr) = (collect(stdout).map_err(start)?, collect(stderr).map_err(start)?);
+        let (stdout, stderr) =
+            (collect(stdout, &child).map_err(start)?, collect(stderr, &child).map_err(start)?);
         if let Some(thread) = feeder {
             // A program that does not read its input to the end is no error of ours: its exit code tells.
             drop(thread.join());
@@ -248,22 +253,48 @@ pub fn kill_group(child: &mut Child) {
     drop(child.wait());
 }
 
-type Reader = Option<thread::JoinHandle<std::io::Result<Vec<u8>>>>;
+/// What is read from a pipe, chunk by chunk, until its end.
+type Reader = Option<Receiver<std::io::Result<Vec<u8>>>>;
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> Reader {
     pipe.map(|mut pipe| {
+        let (sender, receiver) = channel();
         thread::spawn(move || {
-            let mut bytes = Vec::new();
-            pipe.read_to_end(&mut bytes).map(|_| bytes)
-        })
+            let mut chunk = [0_u8; 65_536];
+            loop {
+                let read = pipe.read(&mut chunk).map(|length| chunk[..length].to_vec());
+                let over = read.as_ref().map_or(true, Vec::is_empty);
+                // Nobody listens any more when the program has ended and only what it left behind holds the pipe.
+                if sender.send(read).is_err() || over {
+                    return;
+                }
+            }
+        });
+        receiver
     })
 }
 
-fn collect(reader: Reader) -> std::io::Result<Vec<u8>> {
-    match reader.map(thread::JoinHandle::join) {
-        None => Ok(Vec::new()),
-        Some(Ok(read)) => read,
-        Some(Err(_)) => Err(std::io::Error::other("a reader thread panicked")),
+/// Everything that was written. The program has ended; what it left running in its group is ended too, and what left the group
+/// is not waited for: a daemon that keeps the pipe open would keep us for ever.
+fn collect(reader: Reader, child: &Child) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let Some(reader) = reader else { return Ok(bytes) };
+    let mut ended_group = false;
+    loop {
+        match reader.recv_timeout(LEFT_BEHIND) {
+            Ok(read) => match read? {
+                chunk if chunk.is_empty() => return Ok(bytes),
+                chunk => bytes.extend(chunk),
+            },
+            Err(RecvTimeoutError::Timeout) if !ended_group => {
+                ended_group = true;
+                if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
+                    // ESRCH: nobody was left.
+                    let _ = kill_process_group(pid, Signal::KILL);
+                }
+            }
+            Err(_) => return Ok(bytes),
+        }
     }
 }
 
@@ -300,6 +331,20 @@ mod tests {
         let error =
             Exec::new("sleep").unwrap().arg("600").limit(Duration::from_millis(50)).output().unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { .. }), "{error}");
+    }
+
+    /// One stays in the group, the other leaves it.
+    #[test]
+    fn what_a_program_leaves_running_does_not_keep_us() {
+        for script in ["sleep 600 & echo out", "setsid sleep 600 & echo $!"] {
+            let out = Exec::new("sh").unwrap().args(["-c", script]).output().unwrap();
+            assert!(out.status.success() && out.stdout.len() > 1, "{out:?}");
+            if let Some(pid) =
+                std::str::from_utf8(&out.stdout).unwrap().trim().parse().ok().and_then(Pid::from_raw)
+            {
+                rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn saying_the_same_again_is_silence() {
-        let script = "while :; do echo 'dlstatus:7:15.1426:Retrieving file 1 of 3' >/dev/fd/$1; sleep 0.02; done";
+        let script =
+            "while :; do echo 'dlstatus:7:15.1426:Retrieving file 1 of 3' >/dev/fd/$1; sleep 0.02; done";
         let silence = Duration::from_millis(300);
         let (ended, _, heard) = sh(script, silence, None);
         assert_eq!(ended, Ended::Silent(silence));
