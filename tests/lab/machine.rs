@@ -195,10 +195,11 @@ impl Machine {
 
     /// Kills the main process of a unit with SIGKILL, as the kernel does when memory runs out.
     pub fn kill_main(&self, unit: &str) -> Result<()> {
-        let shown = self.sh(&format!("systemctl show --property=MainPID --value {unit}"))?;
-        match shown.trim() {
-            "" | "0" => Err(io::Error::other(format!("{unit} has no main process"))),
-            pid => self.sh(&format!("kill -KILL {pid}")).map(drop),
+        let shown =
+            self.sh(&format!("systemctl show --property=MainPID,ActiveState,SubState,Result {unit}"))?;
+        match shown.lines().find_map(|line| line.strip_prefix("MainPID=")) {
+            None | Some("0") => Err(io::Error::other(format!("{unit} has no main process: {shown}"))),
+            Some(pid) => self.sh(&format!("kill -KILL {pid}")).map(drop),
         }
     }
 
@@ -230,6 +231,13 @@ impl Machine {
     /// Gives back what [`Machine::fill_disk`] took.
     pub fn free_disk(&self) -> Result<()> {
         fs::remove_file(self.top().join("lab-filler"))
+    }
+
+    /// A file of the running system, seen from the host. The name of the subvolume that runs does not matter: while an upgrade goes
+    /// on it may be another one than the next boot's. No part of the path may be a symbolic link.
+    pub fn seen_from_host(&self, path: &str) -> Result<PathBuf> {
+        let leader = self.life.leader().ok_or_else(|| io::Error::other("the machine is off"))?;
+        Ok(PathBuf::from(format!("/proc/{leader}/root")).join(path.trim_start_matches('/')))
     }
 
     /// The top level of the machine's file system, seen from the host: every subvolume is a directory in it.

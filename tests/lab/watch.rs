@@ -18,12 +18,19 @@ use super::{Result, context};
 const JOURNAL: &str = "@safe-upgrade/journal.jsonl";
 
 impl Machine {
-    /// Returns as soon as a file holds this text; the path begins with a subvolume: `@/var/log/dpkg.log`.
-    pub fn wait_for_text(&self, path: &str, text: &str, limit: Duration) -> Result<()> {
-        let path = self.top().join(path);
+    /// How long a file of the running system is now, for [`Machine::wait_for_text`].
+    pub fn length(&self, path: &str) -> Result<usize> {
+        let path = self.seen_from_host(path)?;
+        Ok(fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX)))
+    }
+
+    /// Returns as soon as a file of the running system holds this text behind its first `skip` bytes.
+    pub fn wait_for_text(&self, path: &str, skip: usize, text: &str, limit: Duration) -> Result<()> {
+        let path = self.seen_from_host(path)?;
         let look = || {
             let content = fs::read(&path).unwrap_or_default();
-            Ok(String::from_utf8_lossy(&content).contains(text).then_some(()))
+            let new = content.get(skip..).unwrap_or_default();
+            Ok(String::from_utf8_lossy(new).contains(text).then_some(()))
         };
         wait_for(&path, limit, look).map_err(|error| told(&error, &format!("{text:?} in {}", path.display())))
     }
