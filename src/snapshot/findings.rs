@@ -254,7 +254,9 @@ fn system_elsewhere(layout: &Layout) -> Option<Finding> {
                  made of it",
                 list(&elsewhere)
             ),
-            "move it into the root subvolume; waive this by its id only if no package changes anything there".to_owned(),
+            "from a rescue system move it into the root subvolume (`rsync -aHAXS OLD/ NEW/`) and take its line out of \
+             /etc/fstab; waive this by its id only if no package changes anything there"
+                .to_owned(),
         )
     })
 }
@@ -277,7 +279,7 @@ fn data_elsewhere(layout: &Layout) -> Option<Finding> {
                  for the old one",
                 list(&elsewhere)
             ),
-            "stop the service for the run, or keep a dump that you can load into the old version".to_owned(),
+            "`systemctl stop` the service for the run, or keep a dump that you can load into the old version".to_owned(),
         )
     })
 }
