@@ -8,7 +8,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::product::{Ended, Run, UNIT, differences};
+use lab::product::{Ended, Run, SERVER, UNIT, differences};
 use lab::{Machine, Timer, repo};
 
 /// Longer than any step of an upgrade takes on a busy machine.
@@ -21,26 +21,6 @@ fn wait_for_the_middle(machine: &Machine, run: &mut Run) {
     machine.wait_in_run(run, &["UpgradeStarted"]).unwrap();
     machine.wait_for_text(log, old, "status installed libc6:", PATIENCE).unwrap();
 }
-
-/// What every server of these tests is configured with; the checks follow.
-const CONFIG: &str = r#"[backup]
-store = "/srv/backup"
-trees = ["/etc", "/srv/www", "/root"]
-
-[health]
-soak = "5s"
-
-[[health.check]]
-name = "site"
-kind = "http"
-url = "http://127.0.0.1:8080/"
-body = "it works"
-
-[[health.check]]
-name = "database"
-kind = "command"
-argv = ["/usr/local/bin/site-check"]
-"#;
 
 /// Passes with Python 3.11 and fails with 3.13: as a script that uses a module which Python has dropped.
 const OLD_PYTHON: &str = r#"
@@ -55,7 +35,7 @@ retries = 1
 fn machine(name: &str, checks: &str) -> Machine {
     let machine = Machine::new(name).unwrap();
     machine.boot().unwrap();
-    machine.install_product(&format!("{CONFIG}{checks}")).unwrap();
+    machine.install_product(&format!("{SERVER}{checks}")).unwrap();
     machine
 }
 
@@ -279,8 +259,8 @@ fn container_wrong_configurations_are_named_by_line() {
         return;
     }
     let machine = machine("config", "");
-    let unknown_key = CONFIG.replace("[health]\n", "[health]\ncolour = \"green\"\n");
-    let wrong_type = CONFIG.replace("store = \"/srv/backup\"", "store = 5");
+    let unknown_key = SERVER.replace("[health]\n", "[health]\ncolour = \"green\"\n");
+    let wrong_type = SERVER.replace("store = \"/srv/backup\"", "store = 5");
     for (config, line) in [(unknown_key.as_str(), ":6:"), (&wrong_type, ":2:"), ("[backup\n", ":1:")] {
         machine.write(lab::product::CONFIG, 0o600, config.as_bytes()).unwrap();
         assert_usage(&machine, line);
@@ -323,7 +303,7 @@ fn container_damaged_copies_are_refused_and_named() {
     let made = machine.product(&["backup"]).unwrap();
     assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stderr));
     // From here on the copies are somebody else's: a run only verifies what lies in the store.
-    let config = CONFIG.replace("[backup]\n", "[backup]\ncopy = false\n");
+    let config = SERVER.replace("[backup]\n", "[backup]\ncopy = false\n");
     machine.write(lab::product::CONFIG, 0o600, config.as_bytes()).unwrap();
     let copy = machine.sh("dirname $(find /srv/backup -name index.html | head -n 1)").unwrap();
     let copy = copy.trim();

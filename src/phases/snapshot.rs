@@ -7,14 +7,17 @@ use super::{Machine, Result, trouble};
 use crate::driver::Trouble;
 use crate::evidence::{Plan, SnapshotFacts};
 use crate::release::completion;
-use crate::release::dpkg_lock::DpkgLock;
 use crate::snapshot::TopLevel;
+use crate::system::lock::RecordLock;
+
+/// The lock that apt and dpkg frontends take before they do anything (apt.conf(5), dpkg's frontend lock).
+const PACKAGES_LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
 /// Takes the snapshot, or finds it, while nobody changes packages: it is the way back, so it must be whole. From here on other
 /// package tools are held off. Probes first; durable when it returns.
 pub(super) fn take(machine: &mut Machine, plan: &Plan) -> Result<SnapshotFacts> {
     machine.hold_off()?;
-    let _nobody_else = DpkgLock::try_acquire().map_err(trouble)?;
+    let _nobody_else = RecordLock::try_acquire(Path::new(PACKAGES_LOCK)).map_err(trouble)?;
     let packages = completion::completion_facts(Path::new("/")).map_err(trouble)?;
     if let Some(complaint) =
         packages.audit.lines().chain(packages.unfinished.iter().map(String::as_str)).next()

@@ -9,7 +9,6 @@ pub mod apt;
 pub mod apt_log;
 pub mod completion;
 pub mod conffiles;
-pub mod dpkg_lock;
 pub mod holdoff;
 pub mod hop;
 pub mod preview;

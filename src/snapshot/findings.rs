@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::finding::{Finding, Severity};
-use super::layout::{BtrfsLayout, Layout};
+use super::layout::{BtrfsLayout, Layout, MountClass};
 use crate::system::show;
 
 /// Below this much unallocated space (bytes) a release upgrade can run out of room for metadata although `df` shows free
@@ -210,14 +210,14 @@ fn low_unallocated(btrfs: &BtrfsLayout) -> Option<Finding> {
     })
 }
 
+/// The mount points that a rollback leaves as they are, as far as they are wanted.
+fn kept(layout: &Layout, wanted: impl Fn(&Path) -> bool) -> Vec<&Path> {
+    let kept = layout.mounts.iter().filter(|mount| mount.class == MountClass::Kept);
+    kept.map(|mount| mount.point.as_path()).filter(|point| wanted(point)).collect()
+}
+
 fn boot_elsewhere(layout: &Layout) -> Option<Finding> {
-    let elsewhere: Vec<&Path> = layout
-        .mounts
-        .iter()
-        .filter(|mount| mount.class == super::layout::MountClass::Kept)
-        .map(|mount| mount.point.as_path())
-        .filter(|point| point.starts_with("/boot") || *point == Path::new("/efi"))
-        .collect();
+    let elsewhere = kept(layout, |point| point.starts_with("/boot") || point == Path::new("/efi"));
     (!elsewhere.is_empty()).then(|| {
         finding(
             "boot-on-other-filesystem",
@@ -238,13 +238,7 @@ fn boot_elsewhere(layout: &Layout) -> Option<Finding> {
 const OF_THE_SYSTEM: [&str; 6] = ["/usr", "/etc", "/var", "/var/lib", "/var/lib/dpkg", "/opt"];
 
 fn system_elsewhere(layout: &Layout) -> Option<Finding> {
-    let elsewhere: Vec<&Path> = layout
-        .mounts
-        .iter()
-        .filter(|mount| mount.class == super::layout::MountClass::Kept)
-        .map(|mount| mount.point.as_path())
-        .filter(|point| OF_THE_SYSTEM.iter().any(|part| *point == Path::new(part)))
-        .collect();
+    let elsewhere = kept(layout, |point| OF_THE_SYSTEM.iter().any(|part| point == Path::new(part)));
     (!elsewhere.is_empty()).then(|| {
         finding(
             "system-on-other-volume",
@@ -262,14 +256,12 @@ fn system_elsewhere(layout: &Layout) -> Option<Finding> {
 }
 
 fn data_elsewhere(layout: &Layout) -> Option<Finding> {
-    let elsewhere: Vec<&Path> = layout
-        .mounts
-        .iter()
-        .filter(|mount| mount.class == super::layout::MountClass::Kept)
-        .map(|mount| mount.point.as_path())
-        .filter(|point| point.starts_with("/var/lib") && point.components().count() > 3)
-        .filter(|point| !point.starts_with("/var/lib/safe-upgrade") && *point != Path::new("/var/lib/dpkg"))
-        .collect();
+    let elsewhere = kept(layout, |point| {
+        point.starts_with("/var/lib")
+            && point.components().count() > 3
+            && !point.starts_with("/var/lib/safe-upgrade")
+            && point != Path::new("/var/lib/dpkg")
+    });
     (!elsewhere.is_empty()).then(|| {
         finding(
             "data-on-other-volume",

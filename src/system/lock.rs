@@ -1,14 +1,17 @@
-//! An exclusive lock as a type: who holds the value holds the lock, and the kernel releases it with the process.
+//! Locks as types: who holds the value holds the lock, and the kernel releases it with the process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 /// Why a lock was not obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("{} is locked by another run of safe-upgrade", .0.display())]
+    #[error("{} is locked by another program: wait for it, and begin again", .0.display())]
     Held(PathBuf),
     /// It could not be found out.
     #[error("failed to lock {}", .path.display())]
@@ -32,15 +35,44 @@ impl ExclusiveLock {
     /// # Errors
     /// [`LockError::Held`] when another process holds it.
     pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io { path: path.to_owned(), source };
-        let file =
-            OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+        let file = open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(LockError::Held(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(io(source)),
+            Err(TryLockError::Error(source)) => Err(LockError::Io { path: path.to_owned(), source }),
         }
     }
+}
+
+/// The only holder of a POSIX record lock on a file, until dropped: the kind that dpkg and apt use.
+#[derive(Debug)]
+pub struct RecordLock {
+    _file: File,
+}
+
+impl RecordLock {
+    /// Takes the lock, or says at once that somebody else has it.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another process holds it.
+    pub fn try_acquire(path: &Path) -> Result<Self, LockError> {
+        let file = open(path)?;
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(Errno::AGAIN | Errno::ACCESS) => Err(LockError::Held(path.to_owned())),
+            Err(errno) => Err(LockError::Io { path: path.to_owned(), source: errno.into() }),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, LockError> {
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| LockError::Io { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -55,5 +87,20 @@ mod tests {
         assert!(matches!(ExclusiveLock::try_acquire(&path), Err(LockError::Held(_))));
         drop(first);
         ExclusiveLock::try_acquire(&path).unwrap();
+    }
+
+    /// A record lock belongs to the process, so only another process can be refused.
+    #[test]
+    fn another_holder_of_a_record_lock_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let Ok(python) = crate::system::exec::Exec::new("python3") else {
+            eprintln!("skipped: needs python3");
+            return;
+        };
+        let _ours = RecordLock::try_acquire(&path).unwrap();
+        let script = "import fcntl, sys\ntry:\n fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept OSError:\n sys.exit(7)\n";
+        let output = python.args(["-c", script]).arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(7));
     }
 }

@@ -11,26 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lab::Machine;
-use lab::product::{CONFIG as CONFIG_FILE, ENDS};
-
-const CONFIG: &str = r#"[backup]
-store = "/srv/backup"
-trees = ["/etc", "/srv/www", "/root"]
-
-[health]
-soak = "5s"
-
-[[health.check]]
-name = "site"
-kind = "http"
-url = "http://127.0.0.1:8080/"
-body = "it works"
-
-[[health.check]]
-name = "database"
-kind = "command"
-argv = ["/usr/local/bin/site-check"]
-"#;
+use lab::product::{CONFIG as CONFIG_FILE, ENDS, SERVER};
 
 /// A script of the operator's, as there are many: it uses a module that Python has dropped in 3.12.
 const BROKEN_CHECK: &str = r#"
@@ -92,7 +73,7 @@ fn show() -> io::Result<String> {
     table.row("bookworm boots and serves the site", whole);
 
     say("The operator's checks: the site, the database, and a Python script that trixie will break");
-    machine.install_product(&format!("{CONFIG}{BROKEN_CHECK}"))?;
+    machine.install_product(&format!("{SERVER}{BROKEN_CHECK}"))?;
     say("$ safe-upgrade run --to trixie --yes");
     let started = Instant::now();
     let state = follow(&machine)?;
@@ -101,7 +82,7 @@ fn show() -> io::Result<String> {
     table.row("(a) a required check fails on trixie: rolled back, bookworm serves the site", started);
 
     say("The script is repaired");
-    machine.write(CONFIG_FILE, 0o600, format!("{CONFIG}{REPAIRED_CHECK}").as_bytes())?;
+    machine.write(CONFIG_FILE, 0o600, format!("{SERVER}{REPAIRED_CHECK}").as_bytes())?;
     say("$ safe-upgrade run --to trixie --yes");
     let started = Instant::now();
     let state = follow(&machine)?;

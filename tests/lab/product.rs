@@ -16,6 +16,26 @@ pub const BINARY_VARIABLE: &str = "SAFE_UPGRADE_LAB_BINARY";
 /// Where the configuration lies inside.
 pub const CONFIG: &str = "/etc/safe-upgrade/config.toml";
 
+/// What every server of the lab is configured with; more checks follow.
+pub const SERVER: &str = r#"[backup]
+store = "/srv/backup"
+trees = ["/etc", "/srv/www", "/root"]
+
+[health]
+soak = "5s"
+
+[[health.check]]
+name = "site"
+kind = "http"
+url = "http://127.0.0.1:8080/"
+body = "it works"
+
+[[health.check]]
+name = "database"
+kind = "command"
+argv = ["/usr/local/bin/site-check"]
+"#;
+
 /// The unit that drives a run.
 pub const UNIT: &str = "safe-upgrade-resume.service";
 
