@@ -1,9 +1,9 @@
-# make build | test | demo | bench | fuzz | clean-lab. Details: docs/testing.md.
+# make build | test | demo | test-lab | planted-bugs | bench | fuzz | clean-lab. Details: docs/testing.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build test test-lab demo bench fuzz clean-lab needs-build needs-test lint deny
+.PHONY: build test test-lab planted-bugs demo bench fuzz clean-lab needs-build needs-test lint deny
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -41,6 +41,10 @@ test: build needs-test lint deny
 # The lab proves itself with a plain upgrade: needed only when the lab changes.
 test-lab: needs-build needs-test
 	cargo test --locked --test lab_itself -- --include-ignored --test-threads=1 --nocapture
+
+# Puts known bugs into a copy of the source, one at a time, and wants each of them caught.
+planted-bugs: needs-build
+	cargo test --locked --test planted -- --ignored --nocapture
 
 demo: build needs-test
 	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo run --locked --quiet --example demo

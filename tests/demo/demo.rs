@@ -80,6 +80,7 @@ fn show() -> io::Result<String> {
     want(&state, "RolledBack")?;
     expect(&machine, "bookworm")?;
     table.row("(a) a required check fails on trixie: rolled back, bookworm serves the site", started);
+    table.phases(&machine)?;
 
     say("The script is repaired");
     machine.write(CONFIG_FILE, 0o600, format!("{SERVER}{REPAIRED_CHECK}").as_bytes())?;
@@ -89,6 +90,7 @@ fn show() -> io::Result<String> {
     want(&state, "Committed")?;
     expect(&machine, "trixie")?;
     table.row("(b) trixie is healthy: committed, and serves the site", started);
+    table.phases(&machine)?;
     machine.power_off()?;
     table.row("everything together", whole);
     Ok(table.text)
@@ -146,7 +148,39 @@ struct Table {
     text: String,
 }
 
+/// What a run was doing until it wrote each of these records.
+const PHASES: [(&str, &str); 9] = [
+    ("Checked", "preflight, download, baseline"),
+    ("BackupVerified", "backup, restored and compared"),
+    ("FallbackArmed", "snapshot, fallback"),
+    ("UpgradeFinished", "upgrade"),
+    ("TrialBooted", "reboot into the trial"),
+    ("Committed", "health, soak, commit"),
+    ("RollbackStarted", "health"),
+    ("RollbackPrepared", "exchange"),
+    ("RolledBack", "reboot, second proof"),
+];
+
 impl Table {
+    /// How long each phase of the last run took, by the times in its journal.
+    fn phases(&mut self, machine: &Machine) -> io::Result<()> {
+        let mut last: Option<jiff::Timestamp> = None;
+        let frames =
+            safe_upgrade::journal::read(&std::fs::read(machine.journal())?).map_err(io::Error::other)?.frames;
+        let planned = frames.iter().rposition(|frame| frame.entry.name() == "Planned").unwrap_or(0);
+        for frame in &frames[planned..] {
+            let phase = PHASES.iter().find(|(record, _)| *record == frame.entry.name());
+            if let (Some((_, text)), Some(before)) = (phase, last) {
+                let seconds = frame.time.duration_since(before).as_secs_f64();
+                self.text.push_str(&format!("  {seconds:8.1} s      {text}\n"));
+            }
+            if phase.is_some() || last.is_none() {
+                last = Some(frame.time);
+            }
+        }
+        Ok(())
+    }
+
     fn row(&mut self, proven: &str, since: Instant) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.text, "{:7.1} s  {proven}", since.elapsed().as_secs_f64());
