@@ -45,7 +45,7 @@ pub enum Command {
     History(ShowArgs),
     /// Delete snapshots and failed roots that are older than the retention.
     Prune(PruneArgs),
-    /// Restore a copy and compare it with a manifest: needs no root, no configuration, no run.
+    /// Compare a copy with a manifest, where it is or really restored: needs no root, no configuration.
     Verify(VerifyArgs),
     /// Create, show, compare and export manifests.
     Manifest(ManifestArgs),
