@@ -94,6 +94,8 @@ fn copy_tree(from: &Path, to: &Path) {
         "tests",
         "docs",
         "benches",
+        "fuzz",
+        "packaging",
         "Cargo.toml",
         "Cargo.lock",
         "build.rs",
@@ -105,15 +107,18 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Whether the tests pass on a tree.
-fn passes(tree: &Path, target: &Path) -> bool {
+/// Whether the tests pass on a tree; otherwise what they said.
+fn passes(tree: &Path, target: &Path) -> Result<(), String> {
     let output = Command::new(env!("CARGO"))
         .args(["test", "--quiet", "--lib", "--test", "crash", "--test", "machine"])
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", target)
         .output()
         .expect("cargo runs");
-    output.status.success()
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[test]
@@ -123,7 +128,8 @@ fn every_planted_bug_is_caught() {
     let target = root.join("target/planted");
     let tree = tempfile::tempdir().expect("a directory");
     copy_tree(&root, tree.path());
-    assert!(passes(tree.path(), &target), "the tests do not even pass without a bug");
+    passes(tree.path(), &target)
+        .unwrap_or_else(|said| panic!("the tests do not even pass without a bug:\n{said}"));
     let mut escaped = Vec::new();
     for bug in &BUGS {
         let path = tree.path().join(bug.file);
@@ -135,7 +141,7 @@ fn every_planted_bug_is_caught() {
             bug.name
         );
         std::fs::write(&path, text.replace(bug.good, bug.bad)).expect("the copy is writable");
-        let caught = !passes(tree.path(), &target);
+        let caught = passes(tree.path(), &target).is_err();
         println!("{}: {}", bug.name, if caught { "caught" } else { "ESCAPED" });
         if !caught {
             escaped.push(bug.name);
