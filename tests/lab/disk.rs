@@ -87,13 +87,28 @@ impl Disk {
         if left.is_empty() {
             return Ok(());
         }
-        Err(io::Error::other(format!("{} is still in use elsewhere", self.device.display())))
+        let device = self.device.display();
+        Err(io::Error::other(format!(
+            "{device} is still in use, perhaps in a mount namespace elsewhere: {}",
+            users(&self.device)
+        )))
     }
 
     fn mount_with(&self, options: &str, at: &Path) -> Result<()> {
         let (device, at) = (self.device.to_string_lossy(), at.to_string_lossy());
         tool("mount", &["-t", "btrfs", "-o", options, &device, &at]).map(drop)
     }
+}
+
+/// The processes in whose mount namespace the device is mounted, for the error.
+fn users(device: &Path) -> String {
+    let device = format!(" {} ", device.display());
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
+        fs::read_to_string(entry.path().join("mountinfo")).is_ok_and(|table| table.contains(&device))
+    });
+    let names: Vec<String> =
+        processes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    format!("{} processes {}", names.len(), names.into_iter().take(5).collect::<Vec<_>>().join(" "))
 }
 
 /// `struct loop_info64` of `linux/loop.h`.

@@ -12,12 +12,18 @@ pub const REBOOT: i32 = 133;
 
 /// Gives the container a pure cgroup2 tree of its own, whatever the host has: in a private mount namespace cgroup2 takes the
 /// place of the host's tree, and the container lives in a group that the lab can kill as a whole.
+///
+/// The namespace begins as a copy of the host's mounts. The disks of other work trees' labs must not stay in it: while it lives,
+/// they could not be detached there after a pulled plug.
 const ENTER: &str = r#"set -e
+sed -n 's|^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*/lab/run-[^ ]*\) .*|\1|p' /proc/self/mountinfo | while read -r point; do
+    case "$point/" in "$1"/*) ;; *) umount --lazy "$point" 2>/dev/null || true ;; esac
+done
 umount --recursive --lazy /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
-mkdir -p "/sys/fs/cgroup/$1"
-echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"
-shift
+mkdir -p "/sys/fs/cgroup/$2"
+echo $$ >"/sys/fs/cgroup/$2/cgroup.procs"
+shift 2
 exec systemd-nspawn --register=no --keep-unit --boot --quiet "$@""#;
 
 /// What one start of a machine needs.
@@ -25,6 +31,8 @@ exec systemd-nspawn --register=no --keep-unit --boot --quiet "$@""#;
 pub struct Payload<'a> {
     /// The name of its run directory.
     pub name: &'a str,
+    /// The run directory.
+    pub run: &'a Path,
     /// Where the root is mounted.
     pub root: &'a Path,
     /// The loop device, which the machine sees under the same name.
@@ -45,6 +53,7 @@ impl Payload<'_> {
         let console = File::options().create(true).append(true).open(self.console)?;
         Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"])
+            .arg(self.run)
             .arg(format!("{CGROUP_PREFIX}{}", self.name))
             .args(["--notify-ready=yes", "--console=read-only", "--resolv-conf=off", "--timezone=off"])
             .arg(format!("--machine={}", self.name))

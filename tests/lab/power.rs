@@ -200,6 +200,7 @@ fn start(machine: &Supervised, life: &Life) -> Result<Option<Child>> {
     }
     let payload = Payload {
         name: &machine.name,
+        run: &machine.run,
         root: &machine.run.join("root"),
         device: machine.disk.device(),
         backup: &machine.run.join("backup"),

@@ -124,12 +124,24 @@ impl Machine {
 
     /// Where the last run stands.
     pub fn status(&self) -> Result<Ended> {
+        let run = self.status_of_run()?;
+        let text = |field: &str| run[field].as_str().unwrap_or_default().to_owned();
+        Ok(Ended { state: text("state"), why: text("why") })
+    }
+
+    /// What the last run's status adds to its reason, one finding a line.
+    pub fn details(&self) -> Result<Vec<String>> {
+        let run = self.status_of_run()?;
+        let lines = run["details"].as_array().into_iter().flatten();
+        Ok(lines.filter_map(|line| line.as_str().map(str::to_owned)).collect())
+    }
+
+    fn status_of_run(&self) -> Result<Value> {
         let output = self.product(&["status", "--json"])?;
         let status: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
             io::Error::other(format!("status is no JSON ({error}): {}", tail(&output.stderr)))
         })?;
-        let text = |field: &str| status["run"][field].as_str().unwrap_or_default().to_owned();
-        Ok(Ended { state: text("state"), why: text("why") })
+        Ok(status["run"].clone())
     }
 
     fn follow(&self, command: &[&str]) -> Result<Run> {
@@ -137,8 +149,17 @@ impl Machine {
     }
 }
 
-/// Compares two trees of the host by the product's own manifests; returns the differences, one a line.
-pub fn differences(before: &Path, after: &Path, scratch: &Path) -> Result<Vec<String>> {
+/// One difference between two trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What differs, as the product names it: `content`, `mode`, `missing`, ...
+    pub class: String,
+    /// Where, from the top of the tree.
+    pub path: String,
+}
+
+/// Compares two trees of the host by the product's own manifests.
+pub fn differences(before: &Path, after: &Path, scratch: &Path) -> Result<Vec<Difference>> {
     let program = binary()?;
     let safe_upgrade = |arguments: &[&str]| {
         let exec = safe_upgrade::system::exec::Exec::new(&program.to_string_lossy()).map_err(told)?;
@@ -157,11 +178,27 @@ pub fn differences(before: &Path, after: &Path, scratch: &Path) -> Result<Vec<St
         }
     }
     let compared = safe_upgrade(&["manifest", "diff", &files[0], &files[1], "--json"])?;
+    let found = parse_differences(&compared.stdout)
+        .ok_or_else(|| io::Error::other(format!("manifest diff: {}", tail(&compared.stderr))))?;
     match compared.status.code() {
-        Some(0) => Ok(Vec::new()),
-        Some(7) => Ok(String::from_utf8_lossy(&compared.stdout).lines().map(str::to_owned).collect()),
-        _ => Err(io::Error::other(format!("manifest diff: {}", tail(&compared.stderr)))),
+        Some(0) if found.is_empty() => Ok(found),
+        Some(7) if !found.is_empty() => Ok(found),
+        code => Err(io::Error::other(format!("manifest diff ended with {code:?} and {found:?}"))),
     }
+}
+
+/// Nothing unless the report is complete: something was checked, and every difference that was counted is listed.
+fn parse_differences(report: &[u8]) -> Option<Vec<Difference>> {
+    let report: Value = serde_json::from_slice(report).ok()?;
+    let listed = report["differences"].as_array()?;
+    let complete = report["differences_total"].as_u64()? == listed.len() as u64;
+    if !complete || report["checked"]["entries"].as_u64()? == 0 {
+        return None;
+    }
+    let difference = |one: &Value| {
+        Some(Difference { class: one["class"].as_str()?.into(), path: one["path"].as_str()?.into() })
+    };
+    listed.iter().map(difference).collect()
 }
 
 /// The binary that machines get.
@@ -178,4 +215,22 @@ pub fn binary() -> Result<PathBuf> {
 
 fn with_log(error: &io::Error, run: &Run) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; the command wrote:\n{}", run.command.log()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_is_cut_short_or_checked_nothing_is_none() {
+        let report = |total: u64, entries: u64| {
+            format!(
+                r#"{{"checked":{{"entries":{entries}}},"differences":[{{"class":"mode","path":"etc/x"}}],"differences_total":{total}}}"#
+            )
+        };
+        let found = parse_differences(report(1, 5).as_bytes()).unwrap();
+        assert_eq!(found, [Difference { class: "mode".into(), path: "etc/x".into() }]);
+        assert_eq!(parse_differences(report(2, 5).as_bytes()), None);
+        assert_eq!(parse_differences(report(1, 0).as_bytes()), None);
+    }
 }
