@@ -1,5 +1,6 @@
 //! Findings about the backup's store and trees.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::backup::Place;
@@ -8,7 +9,7 @@ use crate::evidence::preflight::COULD_NOT_FIND_OUT;
 use crate::evidence::{Finding, Severity};
 use crate::manifest;
 use crate::system::disks::{self, Below};
-use crate::system::show;
+use crate::system::{mounts, show};
 
 /// What would make the backup worthless or impossible.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
@@ -34,6 +35,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(copies_of_others(config));
     for tree in config.backup.trees.iter().map(crate::config::AbsolutePath::as_path) {
         findings.extend(of_tree(tree, store, &store_disks));
+        findings.extend(mounts_inside(tree));
     }
     findings
 }
@@ -90,6 +92,30 @@ fn copies_of_others(config: &Config) -> Vec<Finding> {
         }
     };
     config.backup.trees.iter().filter_map(|tree| too_old(tree.as_path())).collect()
+}
+
+/// Another filesystem inside a tree is not copied with it.
+fn mounts_inside(tree: &Path) -> Vec<Finding> {
+    let table = match mounts::read() {
+        Ok(table) => table,
+        Err(error) => return vec![unknown("what is mounted", &error)],
+    };
+    let holds_data =
+        |source: &OsStr| Path::new(source).is_absolute() || source.to_string_lossy().contains(':');
+    let inside = table.iter().filter(|mount| mount.point != tree && mount.point.starts_with(tree));
+    let inside = inside.filter(|mount| holds_data(&mount.source));
+    inside
+        .map(|mount| Finding {
+            id: "mount-inside-tree".into(),
+            severity: Severity::Warning,
+            what: format!(
+                "{} is mounted inside {} and is not copied with it.",
+                show::path(&mount.point),
+                show::path(tree)
+            ),
+            remedy: "name it in backup.trees too, if it matters".into(),
+        })
+        .collect()
 }
 
 fn overlap(one: &Below, other: &Below) -> bool {
