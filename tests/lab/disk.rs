@@ -108,7 +108,8 @@ fn users(device: &Path) -> String {
     });
     let names = processes.map(|entry| {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command: String = String::from_utf8_lossy(&command).replace('\0', " ").chars().take(160).collect();
+        let command: String =
+            String::from_utf8_lossy(&command).replace('\0', " ").chars().take(160).collect();
         format!("{} ({command})", entry.file_name().to_string_lossy())
     });
     names.take(5).collect::<Vec<_>>().join(", ")
