@@ -108,7 +108,7 @@ fn follow(machine: &Machine) -> io::Result<String> {
         }
         if ENDS.contains(&found.as_str()) {
             let ended = machine.settle(&mut run)?;
-            println!("  {:5.0} s  {}: {}", started.elapsed().as_secs_f64(), ended.state, ended.why);
+            println!("  {:5.0} s  {} {}", started.elapsed().as_secs_f64(), ended.state, ended.why);
             return Ok(ended.state);
         }
         // Look only behind this record from now on.

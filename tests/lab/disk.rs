@@ -106,9 +106,13 @@ fn users(device: &Path) -> String {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
         fs::read_to_string(entry.path().join("mountinfo")).is_ok_and(|table| table.contains(&device))
     });
-    let names: Vec<String> =
-        processes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    format!("{} processes {}", names.len(), names.into_iter().take(5).collect::<Vec<_>>().join(" "))
+    let names = processes.map(|entry| {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command: String =
+            String::from_utf8_lossy(&command).replace('\0', " ").chars().take(160).collect();
+        format!("{} ({command})", entry.file_name().to_string_lossy())
+    });
+    names.take(5).collect::<Vec<_>>().join(", ")
 }
 
 /// `struct loop_info64` of `linux/loop.h`.

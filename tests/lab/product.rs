@@ -53,7 +53,9 @@ const GLANCE: Duration = Duration::from_secs(5);
 pub struct Run {
     /// The command that started it and follows it until the first reboot.
     pub command: Started,
-    /// How many records the journal held before.
+    /// How many records the journal held when it was started.
+    pub begun: usize,
+    /// How many of the journal's records are not looked at; at first those from before it.
     pub before: usize,
 }
 
@@ -105,7 +107,8 @@ impl Machine {
                 Err(_) => {}
             }
             let ended = run.command.ended()?;
-            if ended.is_some() && self.records()?.len() == run.before {
+            // Behind a reboot the command is gone whatever the run does; the journal alone tells.
+            if ended.is_some() && self.records()?.len() == run.begun {
                 return Err(with_log(&io::Error::other(format!("no run was planned ({ended:?})")), run));
             }
         }
@@ -145,7 +148,8 @@ impl Machine {
     }
 
     fn follow(&self, command: &[&str]) -> Result<Run> {
-        Ok(Run { before: self.records()?.len(), command: self.start(command)? })
+        let begun = self.records()?.len();
+        Ok(Run { begun, before: begun, command: self.start(command)? })
     }
 }
 
