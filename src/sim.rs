@@ -298,6 +298,9 @@ impl Host for Sim {
             self.create(SNAPSHOT, &root, true);
         }
         self.tick()?;
+        if !self.world.seals {
+            return Err(Trouble::new("the snapshot cannot be looked at"));
+        }
         Ok(self.snapshot_facts())
     }
 

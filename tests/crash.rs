@@ -27,6 +27,7 @@ fn worlds() -> Vec<World> {
         }
     }
     worlds.push(World { inhibited: true, ..World::FINE });
+    worlds.push(World { seals: false, ..World::FINE });
     worlds.push(World { commit: CommitRule::Manual, ..World::FINE });
     worlds.push(World { commit: CommitRule::Manual, healthy: false, ..World::FINE });
     worlds
@@ -146,7 +147,7 @@ fn every_moment_twice_in_every_world() {
         })
         .sum();
     println!("{schedules} schedules");
-    assert_eq!(schedules, 51 * u64::from(MOMENTS) * u64::from(MOMENTS));
+    assert_eq!(schedules, 52 * u64::from(MOMENTS) * u64::from(MOMENTS));
 }
 
 #[test]
@@ -167,6 +168,7 @@ fn without_a_cut_each_world_ends_as_it_should() {
     assert_eq!(end(World { store: Store::Bad, ..fine }), "Refused");
     assert_eq!(end(World { store: Store::Unreadable, ..fine }), "Refused");
     assert_eq!(end(World { inhibited: true, ..fine }), "Refused");
+    assert_eq!(end(World { seals: false, ..fine }), "Refused");
     assert_eq!(end(World { healthy: false, restores: false, ..fine }), "Stuck");
     assert_eq!(end(World { commit: CommitRule::Manual, ..fine }), "Trial");
 }

@@ -131,7 +131,9 @@ fn every_planted_bug_is_caught() {
     passes(tree.path(), &target)
         .unwrap_or_else(|said| panic!("the tests do not even pass without a bug:\n{said}"));
     let mut escaped = Vec::new();
-    for bug in &BUGS {
+    // One alone, by a part of its name.
+    let wanted = std::env::var("PLANTED").unwrap_or_default();
+    for bug in BUGS.iter().filter(|bug| bug.name.contains(&wanted)) {
         let path = tree.path().join(bug.file);
         let text = std::fs::read_to_string(&path).expect("the file is there");
         assert_eq!(

@@ -277,6 +277,24 @@ mod tests {
         }
     }
 
+    /// The same place, a digest of its own that holds, but another history.
+    #[test]
+    fn a_line_of_another_history_is_refused() {
+        let (bytes, ends) = journal();
+        let mut other = read(&bytes).unwrap().frames;
+        other[0].boot = "another boot".into();
+        let (mut spliced, mut chain) = (Vec::new(), Chain::START);
+        for frame in &other {
+            let (line, next) = encode(frame, chain).unwrap();
+            if frame.seq == 0 {
+                spliced.extend(line);
+            }
+            chain = next;
+        }
+        spliced.extend_from_slice(&bytes[ends[1]..]);
+        assert_eq!(read(&spliced), Err(damaged(1, "its digest does not match")));
+    }
+
     #[test]
     fn a_newer_format_is_told_from_damage() {
         let (mut bytes, ends) = journal();

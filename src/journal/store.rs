@@ -319,6 +319,26 @@ mod tests {
         assert!(matches!(journal.append(&planned()), Err(JournalError::Poisoned)));
     }
 
+    /// A short line over a long tail would leave the end of the tail behind it.
+    #[test]
+    fn a_torn_tail_is_gone_before_something_shorter_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let mut journal = open(dir.path()).unwrap();
+        journal.append(&planned()).unwrap();
+        journal.append(&Entry::refusal_started(Why::Operator)).unwrap();
+        journal.append(&Entry::refused()).unwrap();
+        drop(journal);
+        let first_line = std::fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(&first_line.as_bytes()[..first_line.len() - 1]).unwrap();
+        let mut journal = open(dir.path()).unwrap();
+        assert_eq!(journal.torn_bytes(), first_line.len() - 1);
+        journal.append(&Entry::pruned(crate::sim::plan(CommitRule::Automatic).run)).unwrap();
+        drop(journal);
+        assert_eq!(open(dir.path()).unwrap().frames().len(), 4);
+    }
+
     #[test]
     fn only_one_process_writes() {
         let dir = tempfile::tempdir().unwrap();

@@ -40,6 +40,8 @@ pub struct World {
     pub store: Store,
     /// Whether the boot loader goes back to the old system by itself when the trial is booted.
     pub falls_back: bool,
+    /// Whether a snapshot that was taken can be looked at.
+    pub seals: bool,
     /// Whether preflight finds an inhibitor.
     pub inhibited: bool,
     /// Who commits.
@@ -54,6 +56,7 @@ impl World {
         restores: true,
         store: Store::Good,
         falls_back: false,
+        seals: true,
         inhibited: false,
         commit: CommitRule::Automatic,
     };

@@ -174,7 +174,7 @@ fn make_private(top: &TopLevel) -> Result<(), SnapshotError> {
 fn write_unit(top: &TopLevel, places: &Places) -> Result<bool, SnapshotError> {
     let name = unit::name(&places.mount_point);
     let path = places.unit_directory.join(&name);
-    let text = unit::text(&device(top), &places.mount_point, STATE_VOLUME);
+    let text = unit::text(&what(top), &places.mount_point, STATE_VOLUME);
     let mut wrote = false;
     if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
         durable::replace_file(&path, text.as_bytes(), 0o644)?;
@@ -205,10 +205,11 @@ fn enable(wants: &Path, link: &Path, unit: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(unit, link)
 }
 
-/// By UUID where udev keeps such links; a container has the device only.
-fn device(top: &TopLevel) -> PathBuf {
+/// By UUID, because device names change from boot to boot: through udev's link where there is one; a container has none, and
+/// mount(8) then looks for the UUID by itself.
+fn what(top: &TopLevel) -> PathBuf {
     let by_uuid = Path::new("/dev/disk/by-uuid").join(top.uuid().to_string());
-    if by_uuid.exists() { by_uuid } else { top.device().to_owned() }
+    if by_uuid.exists() { by_uuid } else { PathBuf::from(format!("UUID={}", top.uuid())) }
 }
 
 fn mount(top: &TopLevel, places: &Places) -> Result<(), SnapshotError> {

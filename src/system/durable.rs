@@ -62,6 +62,8 @@ pub fn remove_file(path: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// Names the directory.
 pub fn sync_directory(path: &Path) -> Result<(), DurableError> {
+    // The parent of a plain name is empty: the current directory.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     File::open(path).and_then(|dir| dir.sync_all()).map_err(at("sync directory", path))
 }
 
