@@ -205,11 +205,11 @@ fn enable(wants: &Path, link: &Path, unit: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(unit, link)
 }
 
-/// By UUID, because device names change from boot to boot: through udev's link where there is one; a container has none, and
-/// mount(8) then looks for the UUID by itself.
+/// By UUID where udev keeps such links; a container has the device only. (`UUID=` would do on bookworm, but systemd 257 makes it a
+/// link under `/dev/disk` that nobody keeps in a container, and the volume is not mounted: seen in a trial.)
 fn what(top: &TopLevel) -> PathBuf {
     let by_uuid = Path::new("/dev/disk/by-uuid").join(top.uuid().to_string());
-    if by_uuid.exists() { by_uuid } else { PathBuf::from(format!("UUID={}", top.uuid())) }
+    if by_uuid.exists() { by_uuid } else { top.device().to_owned() }
 }
 
 fn mount(top: &TopLevel, places: &Places) -> Result<(), SnapshotError> {
