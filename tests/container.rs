@@ -207,6 +207,7 @@ fn container_full_disk_during_the_upgrade_rolls_back() {
     machine.fill_disk(4 << 20).unwrap();
     let ended = settled(&machine, &mut run);
     assert_reason(&ended);
+    assert!(ended.why.contains("the disk is full") || ended.why.contains("no space left"), "{ended:?}");
     machine.free_disk().unwrap();
     assert_back_on_bookworm(&machine, &ended);
 }

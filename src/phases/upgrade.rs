@@ -30,7 +30,7 @@ pub(super) fn upgrade(machine: &mut Machine, plan: &Plan, gate: Gate) -> Result<
         Ok(report) => facts(machine, &report),
         // A stage that ran and failed is an answer, not trouble.
         Err(UpgradeError::Failed { stage, reason, report }) => {
-            Ok(failed(machine, plan, format!("{stage} failed: {reason}"), &report))
+            Ok(failed(machine, plan, format!("{stage} failed: {reason}{}", room_left()), &report))
         }
         Err(error) => Err(trouble(error)),
     }?;
@@ -84,6 +84,21 @@ fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
         prompts: prompts(machine, report),
         packages: packages(report),
     })
+}
+
+/// On a full disk the tools cannot even write down why they gave up; then this says it. Less than this is full for dpkg.
+const FULL: u64 = 64 << 20;
+
+fn room_left() -> String {
+    match rustix::fs::statvfs("/") {
+        Ok(root) if root.f_bavail.saturating_mul(root.f_frsize) < FULL => {
+            format!(
+                "; the disk is full (only {} MiB are free on /)",
+                root.f_bavail.saturating_mul(root.f_frsize) >> 20
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 /// Nothing else is asked of a system that is about to be given up.
