@@ -330,10 +330,16 @@ mod tests {
         journal.append(&Entry::refused()).unwrap();
         drop(journal);
         let first_line = std::fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+        let whole = std::fs::metadata(&path).unwrap().len();
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(&first_line.as_bytes()[..first_line.len() - 1]).unwrap();
         let mut journal = open(dir.path()).unwrap();
         assert_eq!(journal.torn_bytes(), first_line.len() - 1);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().len(),
+            whole,
+            "the tail is cut off when the journal is opened"
+        );
         journal.append(&Entry::pruned(crate::sim::plan(CommitRule::Automatic).run)).unwrap();
         drop(journal);
         assert_eq!(open(dir.path()).unwrap().frames().len(), 4);
