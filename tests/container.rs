@@ -8,7 +8,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::product::{Difference, Ended, Run, SERVER, UNIT, differences};
+use lab::product::{Difference, Ended, OLD_PYTHON, Run, SERVER, UNIT, differences};
 use lab::{Machine, Timer, repo};
 
 /// Longer than any step of an upgrade takes on a busy machine.
@@ -21,15 +21,6 @@ fn wait_for_the_middle(machine: &Machine, run: &mut Run) {
     machine.wait_in_run(run, &["UpgradeStarted"]).unwrap();
     machine.wait_for_text(log, old, "status installed libc6:", PATIENCE).unwrap();
 }
-
-/// Passes with Python 3.11 and fails with 3.13: as a script that uses a module which Python has dropped.
-const OLD_PYTHON: &str = r#"
-[[health.check]]
-name = "report"
-kind = "command"
-argv = ["/usr/bin/python3", "-c", "import imp"]
-retries = 1
-"#;
 
 /// A booted bookworm with the product, configured, and with whatever checks a test adds.
 fn machine(name: &str, checks: &str) -> Machine {

@@ -11,24 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lab::Machine;
-use lab::product::{CONFIG as CONFIG_FILE, ENDS, SERVER};
-
-/// A script of the operator's, as there are many: it uses a module that Python has dropped in 3.12.
-const BROKEN_CHECK: &str = r#"
-[[health.check]]
-name = "report"
-kind = "command"
-argv = ["/usr/bin/python3", "-c", "import imp"]
-retries = 1
-"#;
-
-const REPAIRED_CHECK: &str = r#"
-[[health.check]]
-name = "report"
-kind = "command"
-argv = ["/usr/bin/python3", "-c", "import importlib"]
-retries = 1
-"#;
+use lab::product::{CONFIG as CONFIG_FILE, ENDS, OLD_PYTHON, SERVER};
 
 /// The milestones of a run that are shown as they happen.
 const MILESTONES: [(&str, &str); 12] = [
@@ -73,7 +56,7 @@ fn show() -> io::Result<String> {
     table.row("bookworm boots and serves the site", whole);
 
     say("The operator's checks: the site, the database, and a Python script that trixie will break");
-    machine.install_product(&format!("{SERVER}{BROKEN_CHECK}"))?;
+    machine.install_product(&format!("{SERVER}{OLD_PYTHON}"))?;
     say("$ safe-upgrade run --to trixie --yes");
     let started = Instant::now();
     let state = follow(&machine)?;
@@ -83,7 +66,8 @@ fn show() -> io::Result<String> {
     table.phases(&machine)?;
 
     say("The script is repaired");
-    machine.write(CONFIG_FILE, 0o600, format!("{SERVER}{REPAIRED_CHECK}").as_bytes())?;
+    let repaired = OLD_PYTHON.replace("import imp", "import importlib");
+    machine.write(CONFIG_FILE, 0o600, format!("{SERVER}{repaired}").as_bytes())?;
     say("$ safe-upgrade run --to trixie --yes");
     let started = Instant::now();
     let state = follow(&machine)?;

@@ -36,6 +36,15 @@ kind = "command"
 argv = ["/usr/local/bin/site-check"]
 "#;
 
+/// Passes with Python 3.11 and fails with 3.13: as a script that uses a module which Python has dropped.
+pub const OLD_PYTHON: &str = r#"
+[[health.check]]
+name = "report"
+kind = "command"
+argv = ["/usr/bin/python3", "-c", "import imp"]
+retries = 1
+"#;
+
 /// The unit that drives a run.
 pub const UNIT: &str = "safe-upgrade-resume.service";
 
