@@ -23,6 +23,8 @@ pub enum Exit {
     Locked = 6,
     /// Verified, and not the same.
     NotSame = 7,
+    /// Verified, and the same but for what the format of the copy cannot carry.
+    Lost = 8,
 }
 
 impl Exit {

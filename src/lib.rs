@@ -14,6 +14,7 @@
 //! | [`journal`] | records on disk: digest chain, torn tail, lock | `machine`, `system` |
 //! | [`driver`] | replay, next step, perform, record, again | `machine`, `evidence` |
 //! | [`phases`] | doing: one file per phase | everything below |
+//! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
@@ -36,4 +37,5 @@ pub mod progress;
 pub mod release;
 pub mod sim;
 pub mod snapshot;
+pub mod sources;
 pub mod system;

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
+use safe_upgrade::manifest::Hashing;
 use safe_upgrade::manifest::format::{Manifest, Reader, seal_frames};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;
     while let [kind, low, high, tail @ ..] = rest {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(tail.len());
-        frames.push((*kind % 5, &tail[..length]));
+        frames.push((*kind % 8, &tail[..length]));
         rest = &tail[length..];
     }
     if let Ok(sealed) = seal_frames(frames) {
@@ -27,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn decode(bytes: &[u8]) {
-    let Ok(mut reader) = Reader::new(bytes, Path::new("fuzz")) else { return };
+    let Ok(mut reader) = Reader::new(bytes, Path::new("fuzz"), &Hashing::plain()) else { return };
     let mut entries = Vec::new();
     for entry in &mut reader {
         let Ok(entry) = entry else { return };

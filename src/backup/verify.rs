@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::restore::{self, Share};
 use super::rsync::{Ended, RsyncError};
-use crate::manifest::compare::{Carried, compare};
+use crate::manifest::compare::{Rules, compare};
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, Header};
 use crate::manifest::scan::{ScanError, survey};
 use crate::manifest::verdict::{Class, Difference};
-use crate::manifest::{Manifest, Progress, Report, ScanOptions, open_file, scan};
+use crate::manifest::{Facts, Manifest, Progress, Report, ScanOptions, open_file, scan};
 use crate::system::durable::{self, DurableError};
 
 /// How a copy is verified.
@@ -121,7 +121,7 @@ pub fn verify_stored(
     let scan_options = scan_options(&header(manifest)?)?;
     let found = read(copy, &scan_options, progress)?;
     let mut report = Report::keeping(options.kept);
-    judge(manifest, &found, Carried::ALL, &mut report)?;
+    judge(manifest, &found, Facts::ALL, &mut report)?;
     report.levels.stored = true;
     Ok(report)
 }
@@ -163,7 +163,7 @@ pub fn verify_restored(
     durable::sync_filesystem(&private.path())?;
     let found = read(&private.path(), &scan_options, progress)?;
     let mut report = Report::keeping(options.kept);
-    judge(manifest, &found, Carried::restored_by(rustix::process::geteuid().is_root()), &mut report)?;
+    judge(manifest, &found, Facts::restored_by(rustix::process::geteuid().is_root()), &mut report)?;
     report.levels.stored = true;
     report.levels.restored = words.is_empty();
     if let Err(error) = private.remove() {
@@ -237,10 +237,11 @@ fn read(
         .map_err(|source| VerifyError::Read { tree: tree.to_owned(), source })
 }
 
-fn judge(path: &Path, found: &Manifest, carried: Carried, report: &mut Report) -> Result<(), VerifyError> {
+fn judge(path: &Path, found: &Manifest, carried: Facts, report: &mut Report) -> Result<(), VerifyError> {
     let unusable = |source| VerifyError::Manifest { path: path.to_owned(), source };
     let mut reader = open_file(path).map_err(unusable)?;
-    compare(&mut reader, found.entries.iter().map(Ok), carried, report).map_err(unusable)?;
+    let found = found.entries.iter().map(|entry| Ok((entry, carried)));
+    compare(&mut reader, found, &Rules::default(), report).map_err(unusable)?;
     report.manifest = reader.summary();
     if report.entries == 0 {
         report.add(Difference {
@@ -265,8 +266,8 @@ fn scan_options(header: &Header) -> Result<ScanOptions, VerifyError> {
     Ok(ScanOptions {
         excludes: Excludes::parse(&header.excludes)?,
         cross_mounts: !header.one_filesystem,
-        threads: None,
         evict: true,
+        ..ScanOptions::default()
     })
 }
 

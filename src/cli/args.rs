@@ -20,7 +20,8 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 failed or could not find out · 2 usage or configuration · 3 refused, nothing \
-changed · 4 rolled back · 5 stuck, a human is needed · 6 another run holds the lock · 7 verified, and not the same";
+changed · 4 rolled back · 5 stuck, a human is needed · 6 another run holds the lock · 7 verified, and not the same · \
+8 verified, and the same but for what the format of the copy cannot carry";
 
 /// The commands, in the order in which a person meets them.
 #[derive(Debug, Subcommand)]

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::verify::{exit_of, print_json, print_text, put_bytes};
 use crate::error::{Exit, Failure};
-use crate::manifest::compare::{Carried, compare};
+use crate::manifest::compare::{Rules, compare};
 use crate::manifest::entry::{Edge, Entry, Kind, Mtime, Status};
 use crate::manifest::exclude::Excludes;
 use crate::manifest::format::FormatError;
-use crate::manifest::{Header, Report, ScanOptions, Summary, open_file, scan, write_file};
+use crate::manifest::{Found, Header, Report, ScanOptions, Summary, open_file, scan, write_file};
 use crate::system::show;
 
 /// Takes, shows, compares and exports manifests. Needs no root and no configuration.
@@ -237,7 +237,8 @@ fn diff(a: &Path, b: &Path, json: bool, out: &mut dyn Write) -> Result<Exit, Fai
     let mut expected = open_file(a).map_err(|error| unusable(a, error))?;
     let mut found = open_file(b).map_err(|error| unusable(b, error))?;
     let mut report = Report::default();
-    compare(&mut expected, &mut found, Carried::ALL, &mut report).map_err(|error| {
+    let entries = (&mut found).map(|entry| entry.map(Found::whole));
+    compare(&mut expected, entries, &Rules::default(), &mut report).map_err(|error| {
         let message = format!("could not compare {} with {}", show::path(a), show::path(b));
         Failure::failed(message, error)
     })?;
@@ -314,7 +315,7 @@ fn entry_json(entry: &Entry) -> Value {
         }
     }
     match &entry.kind {
-        Kind::File { size, content } => {
+        Kind::File { size, content, .. } => {
             put("size", (*size).into());
             if let Some(hash) = content {
                 put("blake3", blake3::Hash::from_bytes(*hash).to_hex().as_str().into());

@@ -61,6 +61,7 @@ pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
 pub fn exit_of(report: &Report) -> Exit {
     match report.verdict() {
         Verdict::Same => Exit::Done,
+        Verdict::SameButLost => Exit::Lost,
         Verdict::NotSame => Exit::NotSame,
         Verdict::Unknown => Exit::Failed,
     }

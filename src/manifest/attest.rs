@@ -7,10 +7,12 @@ use std::path::Path;
 
 use rustix::fs::{OFlags, ResolveFlags};
 
-use super::compare::{Carried, compare};
+use super::compare::{Rules, compare};
 use super::content;
 use super::entry::{Entry, Kind, Status, file_name};
+use super::facts::Found;
 use super::format::FormatError;
+use super::hashing::Hashing;
 use super::scan::ScanError;
 use super::verdict::{Class, Difference, Report};
 use super::walk::{NO_MODE, node_at};
@@ -33,13 +35,13 @@ pub fn attest_sample(
     let at_copy = |errno: rustix::io::Errno| ScanError::Tree { tree: copy.to_owned(), source: errno.into() };
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let top = rustix::fs::open(copy, flags, NO_MODE).map_err(at_copy)?;
-    let mut report = Report::default();
+    let (rules, mut report) = (Rules::default(), Report::default());
     for mut expected in sample {
         expected.link_group = None;
         match look(&top, &expected) {
-            Ok(found) => compare([Ok(&expected)], [Ok(found)], Carried::ALL, &mut report)?,
+            Ok(found) => compare([Ok(&expected)], [Ok(Found::whole(found))], &rules, &mut report)?,
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                compare([Ok(&expected)], std::iter::empty::<Result<Entry, _>>(), Carried::ALL, &mut report)?;
+                compare([Ok(&expected)], std::iter::empty::<Result<Found, _>>(), &rules, &mut report)?;
             }
             Err(errno) => report.add(Difference {
                 class: Class::Unreadable,
@@ -122,7 +124,7 @@ fn look(top: &OwnedFd, expected: &Entry) -> Result<Entry, rustix::io::Errno> {
     if !is_file {
         return Ok(entry);
     }
-    let read = content::read_file(dir.as_fd(), &name, true)?;
+    let read = content::read_file(dir.as_fd(), &name, true, &Hashing::plain())?;
     let status = if read.stable { Status::Stable } else { Status::Unstable };
-    Ok(Entry { kind: Kind::File { size: read.size, content: Some(read.hash) }, status, ..entry })
+    Ok(Entry { kind: Kind::file(read.content), status, ..entry })
 }

@@ -7,15 +7,24 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
-use super::entry::{Device, Edge, Entry, InvalidEntry, Kind, MAX_PATH, Mtime, Status};
-use super::format::Header;
-use super::root::{edge_code, kind_code, status_code};
+use std::collections::BTreeMap;
 
-/// A path, a link target and some numbers.
-pub(super) const MAX_ENTRY: usize = 2 * MAX_PATH + 512;
+use super::directories::{Address, DirectoryRecord};
+use super::entry::{Device, Edge, Entry, Extent, Kind, MAX_EXTENTS, MAX_PATH, Mtime, Noted, Status};
+use super::format::{Header, Trailer};
+use super::hashing::MAX_BLOCKS;
+use super::root::{ManifestId, edge_code, kind_code, status_code};
+use super::xattr::{MAX_COUNT, MAX_NAME, Xattr, XattrValue};
+
+/// A path, a link target, extended attributes (values and names), block hashes, extents, and some numbers.
+pub(super) const MAX_ENTRY: usize =
+    3 * MAX_PATH + MAX_COUNT * (MAX_NAME + 64) + MAX_BLOCKS * 32 + MAX_EXTENTS * 18 + 512;
 
 /// A path, a host name and the exclude patterns.
 pub(super) const MAX_HEADER: usize = 1 << 20;
+
+/// Names of users and groups, and paths that were left out.
+pub(super) const MAX_TRAILER: usize = 1 << 20;
 
 type Config<const LIMIT: usize> = Configuration<LittleEndian, Varint, Limit<LIMIT>>;
 
@@ -41,49 +50,72 @@ pub enum CodecError {
     /// Bytes are left over.
     #[error("bytes are left over")]
     Leftover,
-    /// It decodes, and breaks a rule.
-    #[error("it breaks a rule")]
-    Invalid(#[from] InvalidEntry),
 }
 
-/// What all kinds have: path, kind, mode, uid, gid, mtime, link group (0: none), status and errno.
-type Common<P> = (P, u8, u16, u32, u32, (i64, u32), u64, (u8, u32));
-/// What some kinds have: edge, size, content, target, device. The others write zeroes.
-type Special<P> = (u8, u64, Option<[u8; 32]>, P, (u32, u32));
+type Time = (i64, u32);
+/// A whole value, or size and hash of a large one.
+type WireValue<P> = (P, Option<(u32, [u8; 32])>);
+/// Path, kind, mode, uid, gid, mtime, link group (0: none), status and errno.
+type Common<P> = (P, u8, u16, u32, u32, Time, u64, (u8, u32));
+/// Flags, extended attributes; change time, access time, inode and links.
+type More<P> = (Option<u32>, Vec<(P, WireValue<P>)>, Option<(Time, Time, u64, u64)>);
+/// What some kinds have, and the others write as zeroes: edge, size, content, blocks, extents, target, device.
+type Special<P> = (u8, u64, Option<[u8; 32]>, Vec<[u8; 32]>, Option<Vec<(u64, u64)>>, P, (u32, u32));
 
 /// Appends an entry.
 pub(super) fn put_entry(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    let mut special: Special<&[u8]> = (0, 0, None, &[], (0, 0));
-    match &entry.kind {
-        Kind::Directory { edge } => special.0 = edge_code(*edge),
-        Kind::File { size, content } => (special.1, special.2) = (*size, *content),
-        Kind::Symlink { target } => special.3 = target,
-        Kind::CharDevice(device) | Kind::BlockDevice(device) => special.4 = (device.major, device.minor),
-        Kind::Fifo | Kind::Socket => {}
-    }
-    let common: Common<&[u8]> = (
-        &entry.path,
-        kind_code(&entry.kind),
-        entry.mode,
-        entry.uid,
-        entry.gid,
-        (entry.mtime.seconds, entry.mtime.nanoseconds),
-        entry.link_group.unwrap_or(0),
-        status_code(entry.status),
-    );
-    put::<MAX_ENTRY>(&(common, special), out)
+    put::<MAX_ENTRY>(&wire(entry), out)
 }
 
-/// Takes one entry off the front of `bytes`; says how long it was.
+/// Takes one entry off the front of `bytes`; says how long it was. Rules and canonical form are for the caller to check, by
+/// writing it again.
 pub(super) fn take_entry(bytes: &[u8]) -> Result<(Entry, usize), CodecError> {
-    type Wire = (Common<Vec<u8>>, Special<Vec<u8>>);
-    let ((common, special), used): (Wire, usize) = take::<Wire, MAX_ENTRY>(bytes)?;
-    let (path, kind, mode, uid, gid, (seconds, nanoseconds), group, status) = common;
-    let (edge, size, content, target, (major, minor)) = special;
+    type Wire = (Common<Vec<u8>>, More<Vec<u8>>, Special<Vec<u8>>);
+    let ((common, more, special), used): (Wire, usize) = take::<Wire, MAX_ENTRY>(bytes)?;
+    Ok((unwire(common, more, special)?, used))
+}
+
+fn wire(entry: &Entry) -> (Common<&[u8]>, More<&[u8]>, Special<&[u8]>) {
+    let mut special: Special<&[u8]> = (0, 0, None, Vec::new(), None, &[], (0, 0));
+    match &entry.kind {
+        Kind::Directory { edge } => special.0 = edge_code(*edge),
+        Kind::File { size, content, blocks, extents } => {
+            (special.1, special.2, special.3) = (*size, *content, blocks.clone());
+            special.4 = extents.as_ref().map(|all| all.iter().map(|one| (one.offset, one.length)).collect());
+        }
+        Kind::Symlink { target } => special.5 = target,
+        Kind::CharDevice(device) | Kind::BlockDevice(device) => special.6 = (device.major, device.minor),
+        Kind::Fifo | Kind::Socket => {}
+    }
+    let time = |time: Mtime| (time.seconds, time.nanoseconds);
+    let group = entry.link_group.unwrap_or(0);
+    let (kind, status) = (kind_code(&entry.kind), status_code(entry.status));
+    let common: Common<&[u8]> =
+        (&entry.path, kind, entry.mode, entry.uid, entry.gid, time(entry.mtime), group, status);
+    let value = |value| match value {
+        &XattrValue::Hashed { size, hash } => (&[][..], Some((size, hash))),
+        XattrValue::Bytes(bytes) => (&bytes[..], None),
+    };
+    let xattrs = entry.xattrs.iter().map(|xattr| (&xattr.name[..], value(&xattr.value))).collect();
+    let noted = entry.noted.map(|noted| (time(noted.ctime), time(noted.atime), noted.inode, noted.links));
+    (common, (entry.flags, xattrs, noted), special)
+}
+
+fn unwire(
+    common: Common<Vec<u8>>,
+    more: More<Vec<u8>>,
+    special: Special<Vec<u8>>,
+) -> Result<Entry, CodecError> {
+    let (path, kind, mode, uid, gid, mtime, group, status) = common;
+    let (edge, size, content, blocks, extents, target, (major, minor)) = special;
     let device = Device { major, minor };
+    let extent = |(offset, length)| Extent { offset, length };
     let kind = match kind {
         1 => Kind::Directory { edge: edge_of(edge)? },
-        2 => Kind::File { size, content },
+        2 => {
+            let extents = extents.map(|all| all.into_iter().map(extent).collect());
+            Kind::File { size, content, blocks, extents }
+        }
         3 => Kind::Symlink { target },
         4 => Kind::Fifo,
         5 => Kind::Socket,
@@ -97,29 +129,42 @@ pub(super) fn take_entry(bytes: &[u8]) -> Result<(Entry, usize), CodecError> {
         2 => Status::Unreadable(status.1),
         _ => return Err(CodecError::Unknown("status")),
     };
+    let (flags, xattrs, noted) = more;
+    let value = |(bytes, hashed)| match hashed {
+        Some((size, hash)) => XattrValue::Hashed { size, hash },
+        None => XattrValue::Bytes(bytes),
+    };
+    let xattrs = xattrs.into_iter().map(|(name, wire)| Xattr { name, value: value(wire) }).collect();
+    let noted = noted.map(|(ctime, atime, inode, links)| Noted {
+        ctime: time(ctime),
+        atime: time(atime),
+        inode,
+        links,
+    });
     let link_group = (group != 0).then_some(group);
-    let mtime = Mtime { seconds, nanoseconds };
-    let entry = Entry { path, kind, mode, uid, gid, mtime, link_group, status };
-    entry.check()?;
-    let mut again = Vec::with_capacity(used);
-    put_entry(&entry, &mut again)?;
-    // Also refuses fields that the kind does not have.
-    if again != bytes[..used] { Err(CodecError::NotCanonical) } else { Ok((entry, used)) }
+    Ok(Entry { path, kind, mode, uid, gid, mtime: time(mtime), xattrs, flags, link_group, status, noted })
 }
 
-type WireHeader = (Vec<u8>, String, String, (i64, u32), (i64, u32), Vec<Vec<u8>>, (bool, bool));
+fn time((seconds, nanoseconds): Time) -> Mtime {
+    Mtime { seconds, nanoseconds }
+}
+
+type Texts = (String, String, String, String);
+/// Tree; host, machine id, tool, filesystem; times; excludes; mounts; the manifest before, the key check.
+type WireHeader =
+    (Vec<u8>, Texts, Time, Time, Vec<Vec<u8>>, (bool, bool), (Option<[u8; 32]>, Option<[u8; 32]>));
 
 /// A header as bytes.
 pub(super) fn encode_header(header: &Header) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::new();
     let wire: WireHeader = (
         header.tree.clone(),
-        header.host.clone(),
-        header.tool.clone(),
+        (header.host.clone(), header.machine.clone(), header.tool.clone(), header.filesystem.clone()),
         (header.started.seconds, header.started.nanoseconds),
         (header.ended.seconds, header.ended.nanoseconds),
         header.excludes.clone(),
         (header.one_filesystem, header.crossed_mounts),
+        (header.previous.map(|id| *id.as_bytes()), header.key_check),
     );
     put::<MAX_HEADER>(&wire, &mut out)?;
     Ok(out)
@@ -128,14 +173,97 @@ pub(super) fn encode_header(header: &Header) -> Result<Vec<u8>, CodecError> {
 /// A header from all of `bytes`.
 pub(super) fn decode_header(bytes: &[u8]) -> Result<Header, CodecError> {
     let (wire, used) = take::<WireHeader, MAX_HEADER>(bytes)?;
-    let (tree, host, tool, started, ended, excludes, (one_filesystem, crossed_mounts)) = wire;
-    let time = |(seconds, nanoseconds)| Mtime { seconds, nanoseconds };
-    let (started, ended) = (time(started), time(ended));
-    let header = Header { tree, host, tool, started, ended, excludes, one_filesystem, crossed_mounts };
+    let (tree, texts, started, ended, excludes, (one_filesystem, crossed_mounts), ids) = wire;
+    let (host, machine, tool, filesystem) = texts;
+    let header = Header {
+        tree,
+        host,
+        machine,
+        tool,
+        filesystem,
+        started: time(started),
+        ended: time(ended),
+        excludes,
+        one_filesystem,
+        crossed_mounts,
+        previous: ids.0.map(ManifestId::from_bytes),
+        key_check: ids.1,
+    };
+    whole(used, bytes, &encode_header(&header)?)?;
+    Ok(header)
+}
+
+/// Users, groups; what was left out, and how many there were.
+type WireTrailer = (Vec<(u32, Vec<u8>)>, Vec<(u32, Vec<u8>)>, Vec<Vec<u8>>, u64);
+
+/// A trailer as bytes.
+pub(super) fn encode_trailer(trailer: &Trailer) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    let Trailer { users, groups, left_out, left_out_total } = trailer.clone();
+    let list = |names: BTreeMap<u32, Vec<u8>>| names.into_iter().collect();
+    let wire: WireTrailer = (list(users), list(groups), left_out, left_out_total);
+    put::<MAX_TRAILER>(&wire, &mut out)?;
+    Ok(out)
+}
+
+/// A trailer from all of `bytes`.
+pub(super) fn decode_trailer(bytes: &[u8]) -> Result<Trailer, CodecError> {
+    let ((users, groups, left_out, left_out_total), used) = take::<WireTrailer, MAX_TRAILER>(bytes)?;
+    let map = |names: Vec<(u32, Vec<u8>)>| names.into_iter().collect();
+    let trailer = Trailer { users: map(users), groups: map(groups), left_out, left_out_total };
+    whole(used, bytes, &encode_trailer(&trailer)?)?;
+    Ok(trailer)
+}
+
+type WireAddress = (u32, u32);
+/// Name, hash; entries, bytes, doubtful, linked; first, end; last child, the one before.
+type WireDirectory<P> = (
+    (P, [u8; 32]),
+    (u64, u64, u64, u64),
+    (WireAddress, WireAddress),
+    (Option<WireAddress>, Option<WireAddress>),
+);
+
+/// Appends a directory's record.
+pub(super) fn put_directory(record: &DirectoryRecord, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let address = |at: Address| (at.block, at.offset);
+    let wire: WireDirectory<&[u8]> = (
+        (&record.name, record.hash),
+        (record.entries, record.bytes, record.doubtful, record.linked),
+        (address(record.first), address(record.end)),
+        (record.last_child.map(address), record.before.map(address)),
+    );
+    put::<MAX_DIRECTORY>(&wire, out)
+}
+
+/// Takes a directory's record off the front of `bytes`.
+pub(super) fn take_directory(bytes: &[u8]) -> Result<DirectoryRecord, CodecError> {
+    let (wire, _) = take::<WireDirectory<Vec<u8>>, MAX_DIRECTORY>(bytes)?;
+    let ((name, hash), (entries, bytes, doubtful, linked), (first, end), (last_child, before)) = wire;
+    let address = |(block, offset)| Address { block, offset };
+    Ok(DirectoryRecord {
+        name,
+        hash,
+        entries,
+        bytes,
+        doubtful,
+        linked,
+        first: address(first),
+        end: address(end),
+        last_child: last_child.map(address),
+        before: before.map(address),
+    })
+}
+
+/// A name and some numbers.
+const MAX_DIRECTORY: usize = MAX_PATH + 256;
+
+/// Everything was used, and there is no other way to write it.
+fn whole(used: usize, bytes: &[u8], again: &[u8]) -> Result<(), CodecError> {
     if used != bytes.len() {
         return Err(CodecError::Leftover);
     }
-    if encode_header(&header)? != bytes { Err(CodecError::NotCanonical) } else { Ok(header) }
+    if again != bytes { Err(CodecError::NotCanonical) } else { Ok(()) }
 }
 
 fn put<const LIMIT: usize>(value: &impl Encode, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -162,14 +290,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_longer_form_of_the_same_number_is_refused() {
+    fn an_entry_with_everything_comes_back() {
+        let mut entry = file("abc", b"x");
+        entry.xattrs = vec![Xattr::new("user.a", b"1"), Xattr::new("user.b", &[0; 5000])];
+        entry.flags = Some(0x10);
+        entry.link_group = Some(3);
+        entry.noted = Some(Noted { inode: 9, links: 2, ..Noted::default() });
+        if let Kind::File { extents, .. } = &mut entry.kind {
+            *extents = Some(vec![Extent { offset: 0, length: 1 }]);
+        }
         let mut bytes = Vec::new();
-        put_entry(&file("abc", b"x"), &mut bytes).unwrap();
-        assert_eq!(take_entry(&bytes).unwrap(), (file("abc", b"x"), bytes.len()));
-        // The path's length 3 as a two-byte integer (marker 251).
-        let mut longer = vec![251, 3, 0];
-        longer.extend_from_slice(&bytes[1..]);
-        assert!(matches!(take_entry(&longer), Err(CodecError::NotCanonical)));
+        put_entry(&entry, &mut bytes).unwrap();
+        assert_eq!(take_entry(&bytes).unwrap(), (entry, bytes.len()));
     }
 
     #[test]

@@ -2,30 +2,60 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::path::PathBuf;
 
-use super::entry::{Edge, Entry, Kind, Mtime, Status, is_at_or_below, path_order};
+use super::acl::Acl;
+use super::entry::{Device, Edge, Entry, Extent, Kind, Mtime, Status, is_at_or_below, path_order};
+use super::facts::{Facts, Found};
 use super::format::FormatError;
+use super::partition::Partition;
 use super::verdict::{Class, Difference, Report};
+use super::xattr::{Xattr, XattrValue};
 use crate::system::show;
 
-/// What the way to the copy could carry. A difference that it could not carry is lost by format, not damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Carried {
-    /// User and group of any file, and set-id bits of files that are somebody else's.
-    pub owners: bool,
-    /// Devices can be made.
-    pub devices: bool,
+/// How two streams are compared.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Losses that are known and wanted: counted, and not held against the copy.
+    pub accept_lost: Facts,
+    /// Contents are proven elsewhere: a file whose content was not read is compared without it.
+    pub metadata_only: bool,
+    /// Where temporary files go, when there are very many hard links.
+    pub scratch: PathBuf,
 }
 
-impl Carried {
-    /// Everything.
-    pub const ALL: Self = Self { owners: true, devices: true };
+impl Default for Rules {
+    fn default() -> Self {
+        // `/tmp` may be memory.
+        Self { accept_lost: Facts::NONE, metadata_only: false, scratch: "/var/tmp".into() }
+    }
+}
 
-    /// What a process with these rights can restore: only root can give files away and make devices.
-    #[must_use]
-    pub fn restored_by(root: bool) -> Self {
-        Self { owners: root, devices: root }
+/// An entry of a copy, and what is known of it.
+pub trait Seen {
+    /// As far as it could be learned.
+    fn entry(&self) -> &Entry;
+    /// What could be learned.
+    fn carries(&self) -> Facts;
+}
+
+impl Seen for Found {
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    fn carries(&self) -> Facts {
+        self.carries
+    }
+}
+
+impl<E: Borrow<Entry>> Seen for (E, Facts) {
+    fn entry(&self) -> &Entry {
+        self.0.borrow()
+    }
+
+    fn carries(&self) -> Facts {
+        self.1
     }
 }
 
@@ -36,27 +66,29 @@ impl Carried {
 pub fn compare<E, F>(
     expected: impl IntoIterator<Item = Result<E, FormatError>>,
     found: impl IntoIterator<Item = Result<F, FormatError>>,
-    carried: Carried,
+    rules: &Rules,
     report: &mut Report,
 ) -> Result<(), FormatError>
 where
     E: Borrow<Entry>,
-    F: Borrow<Entry>,
+    F: Seen,
 {
     let (mut expected, mut found) = (expected.into_iter(), found.into_iter());
     let (mut left, mut right) = (expected.next().transpose()?, found.next().transpose()?);
-    let mut judge = Judge { carried, report, ancestors: Vec::new(), groups: Partition::default() };
+    let mut judge = Judge { rules, report, ancestors: Vec::new(), groups: Partition::new(&rules.scratch) };
     loop {
         let order = match (&left, &right) {
-            (None, None) => return Ok(()),
+            (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(l), Some(r)) => path_order(&l.borrow().path, &r.borrow().path),
+            (Some(l), Some(r)) => path_order(&l.borrow().path, &r.entry().path),
         };
         match (&left, &right) {
-            (Some(l), _) if order.is_lt() => judge.missing(l.borrow()),
-            (_, Some(r)) if order.is_gt() => judge.extra(r.borrow()),
-            (Some(l), Some(r)) => judge.both(l.borrow(), r.borrow()),
+            (Some(l), right) if order.is_lt() => {
+                judge.missing(l.borrow(), right.as_ref().map_or(Facts::ALL, Seen::carries));
+            }
+            (_, Some(r)) if order.is_gt() => judge.extra(r.entry()),
+            (Some(l), Some(r)) => judge.both(l.borrow(), r.entry(), r.carries())?,
             _ => {}
         }
         if order.is_le() {
@@ -66,10 +98,11 @@ where
             right = found.next().transpose()?;
         }
     }
+    judge.hard_links()
 }
 
 struct Judge<'r> {
-    carried: Carried,
+    rules: &'r Rules,
     report: &'r mut Report,
     /// The expected directories above the current path that were not listed well, with how.
     ancestors: Vec<(Vec<u8>, Status)>,
@@ -77,15 +110,20 @@ struct Judge<'r> {
 }
 
 impl Judge<'_> {
-    fn missing(&mut self, expected: &Entry) {
-        let class = match (expected.status, &expected.kind) {
-            (Status::Unstable, _) => Class::UnstableSource,
-            (Status::Unreadable(_), _) => Class::Unreadable,
-            (_, Kind::CharDevice(_) | Kind::BlockDevice(_)) if !self.carried.devices => Class::LostByFormat,
-            _ => Class::Missing,
-        };
+    /// `carries` is what the copy can hold at all, as its next entry tells.
+    fn missing(&mut self, expected: &Entry, carries: Facts) {
         self.remember(expected);
-        self.add(class, expected, expected.kind.name().to_owned(), "nothing".to_owned());
+        let needs = kind_facts(&expected.kind);
+        let found = "nothing".to_owned();
+        let class = match expected.status {
+            Status::Unstable => Class::UnstableSource,
+            Status::Unreadable(_) => Class::Unreadable,
+            Status::Stable if !carries.has(needs) => {
+                return self.lost(needs, expected, expected.kind.name().to_owned(), found);
+            }
+            Status::Stable => Class::Missing,
+        };
+        self.add(class, expected, expected.kind.name().to_owned(), found);
     }
 
     fn extra(&mut self, found: &Entry) {
@@ -103,12 +141,18 @@ impl Judge<'_> {
         self.add(class, found, "nothing".to_owned(), found.kind.name().to_owned());
     }
 
-    fn both(&mut self, expected: &Entry, found: &Entry) {
+    fn both(&mut self, expected: &Entry, found: &Entry, carries: Facts) -> Result<(), FormatError> {
         self.remember(expected);
         self.report.entries += 1;
         if expected.kind.name() != found.kind.name() {
             let names = (expected.kind.name().to_owned(), found.kind.name().to_owned());
-            return self.add(unless_unstable(Class::Type, expected), expected, names.0, names.1);
+            let needs = kind_facts(&expected.kind);
+            if carries.has(needs) {
+                self.add(unless_unstable(Class::Type, expected), expected, names.0, names.1);
+            } else {
+                self.lost(needs, expected, names.0, names.1);
+            }
+            return Ok(());
         }
         if let Status::Unreadable(errno) = expected.status {
             self.add(Class::Unreadable, expected, reason(errno), String::from("not compared"));
@@ -116,9 +160,9 @@ impl Judge<'_> {
         if let Status::Unreadable(errno) = found.status {
             self.add(Class::Unreadable, expected, String::from("readable"), reason(errno));
         }
-        self.kinds(expected, found);
+        self.kinds(expected, found, carries);
         match (is_edge(expected), is_edge(found)) {
-            (false, false) => self.metadata(expected, found),
+            (false, false) => self.metadata(expected, found, carries),
             (false, true) => {
                 let found = "another filesystem or subvolume in its place".to_owned();
                 self.add(Class::NotChecked, expected, expected.kind.name().to_owned(), found);
@@ -126,57 +170,143 @@ impl Judge<'_> {
             // What is on the other side of an edge was never part of the manifest.
             (true, _) => {}
         }
-        if !self.groups.agree(expected.link_group, found.link_group) {
-            let group = |entry: &Entry| match entry.link_group {
-                Some(number) => format!("link group {number}"),
-                None => "no other name".to_owned(),
-            };
-            let class = unless_unstable(Class::HardLinks, expected);
-            self.add(class, expected, group(expected), group(found));
+        if !carries.has(Facts::HARD_LINKS) {
+            if let Some(group) = expected.link_group {
+                let text = format!("link group {group}");
+                self.lost(Facts::HARD_LINKS, expected, text, "not carried".to_owned());
+            }
+        } else {
+            self.groups.add(expected, found)?;
         }
+        Ok(())
     }
 
-    fn kinds(&mut self, expected: &Entry, found: &Entry) {
+    fn kinds(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
         match (&expected.kind, &found.kind) {
-            (Kind::File { size: l, content: Some(lc) }, Kind::File { size: r, content: Some(rc) }) => {
-                self.report.bytes += r;
-                if l != r {
-                    self.changed(Class::Size, expected, found, (l.to_string(), r.to_string()));
-                } else if lc != rc {
-                    self.changed(Class::Content, expected, found, (hex(lc), hex(rc)));
-                }
-            }
+            (Kind::File { .. }, Kind::File { .. }) => self.files(expected, found, carries),
             (Kind::Symlink { target: l }, Kind::Symlink { target: r }) if l != r => {
                 self.changed(Class::LinkTarget, expected, found, (show::bytes(l), show::bytes(r)));
             }
             (Kind::CharDevice(l), Kind::CharDevice(r)) | (Kind::BlockDevice(l), Kind::BlockDevice(r))
                 if l != r =>
             {
-                let text = |device: &super::entry::Device| format!("{}:{}", device.major, device.minor);
+                let text = |device: &Device| format!("{}:{}", device.major, device.minor);
                 self.changed(Class::Device, expected, found, (text(l), text(r)));
             }
             _ => {}
         }
     }
 
-    fn metadata(&mut self, expected: &Entry, found: &Entry) {
+    fn files(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
+        let Kind::File { size: l, content: Some(lc), blocks: lb, extents: le } = &expected.kind else {
+            return;
+        };
+        let Kind::File { size: r, content: rc, blocks: rb, extents: re } = &found.kind else { return };
+        if l != r {
+            return self.changed(Class::Size, expected, found, (l.to_string(), r.to_string()));
+        }
+        match rc {
+            Some(rc) if rc != lc => {
+                self.report.bytes += r;
+                let place = super::hashing::where_differing(*l, lb, rb);
+                let found_text = place.map_or_else(|| hex(rc), |place| format!("{} ({place})", hex(rc)));
+                self.changed(Class::Content, expected, found, (hex(lc), found_text));
+            }
+            Some(_) => self.report.bytes += r,
+            None if self.rules.metadata_only || matches!(found.status, Status::Unreadable(_)) => {}
+            None => {
+                let text = ("content".to_owned(), "content that could not be learned".to_owned());
+                self.add(Class::NotChecked, expected, text.0, text.1);
+            }
+        }
+        if let Some(le) = le
+            && !carries.has(Facts::HOLES)
+        {
+            let text = format!("{} data extents", le.len());
+            self.lost(Facts::HOLES, expected, text, "not carried".to_owned());
+        } else if let Some((hole, filled)) = filled_hole(*l, le.as_deref(), re.as_deref()) {
+            self.changed(Class::Holes, expected, found, (hole, filled));
+        }
+    }
+
+    fn metadata(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
         let owners = (expected.uid, expected.gid) != (found.uid, found.gid);
         // A symlink's mode means nothing on Linux.
         if expected.mode != found.mode && !matches!(expected.kind, Kind::Symlink { .. }) {
             let only_set_id = (expected.mode ^ found.mode) & !0o6000 == 0;
-            let lost = only_set_id && owners && !self.carried.owners;
-            let class = if lost { Class::LostByFormat } else { Class::Mode };
+            let lost = only_set_id && owners && !carries.has(Facts::OWNER);
             let text = |mode: u16| format!("mode {mode:04o}");
-            self.changed(class, expected, found, (text(expected.mode), text(found.mode)));
+            let carried = if lost { carries.without(Facts::MODE) } else { carries };
+            self.fact(
+                Class::Mode,
+                Facts::MODE,
+                carried,
+                expected,
+                found,
+                (text(expected.mode), text(found.mode)),
+            );
         }
         if owners {
-            let class = if self.carried.owners { Class::Owner } else { Class::LostByFormat };
             let text = |entry: &Entry| format!("owner {}:{}", entry.uid, entry.gid);
-            self.changed(class, expected, found, (text(expected), text(found)));
+            self.fact(Class::Owner, Facts::OWNER, carries, expected, found, (text(expected), text(found)));
         }
-        if expected.mtime != found.mtime {
-            let text = |Mtime { seconds, nanoseconds }| format!("{seconds}s+{nanoseconds}ns");
-            self.changed(Class::Mtime, expected, found, (text(expected.mtime), text(found.mtime)));
+        self.times(expected, found, carries);
+        self.attributes(expected, found, carries);
+        // Where the source's filesystem has no flags, the copy's own are no difference; where the copy's has none, they are lost.
+        if let Some(flags) = expected.flags
+            && flags != found.flags.unwrap_or(0)
+        {
+            let text = |flags: u32| format!("flags {}", super::flags::text(flags));
+            let carries = if found.flags.is_none() { carries.without(Facts::FLAGS) } else { carries };
+            let texts = (text(flags), text(found.flags.unwrap_or(0)));
+            self.fact(Class::Flags, Facts::FLAGS, carries, expected, found, texts);
+        }
+    }
+
+    fn times(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
+        let (l, r) = (expected.mtime, found.mtime);
+        if l == r {
+            return;
+        }
+        let text = |Mtime { seconds, nanoseconds }| format!("{seconds}s+{nanoseconds}ns");
+        // A format of whole seconds loses the rest; with another second something is wrong.
+        let fact = if l.seconds == r.seconds { Facts::MTIME_NANOS } else { Facts::MTIME };
+        self.fact(Class::Mtime, fact, carries, expected, found, (text(l), text(r)));
+    }
+
+    fn attributes(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
+        for acl in [false, true] {
+            let of = |entry: &Entry| -> Vec<Xattr> {
+                entry.xattrs.iter().filter(|xattr| xattr.is_acl() == acl).cloned().collect()
+            };
+            let (l, r) = (of(expected), of(found));
+            if l == r {
+                continue;
+            }
+            let (class, fact) = if acl { (Class::Acl, Facts::ACL) } else { (Class::Xattrs, Facts::XATTRS) };
+            // What a format cannot carry is lost only where there is something to carry.
+            if !carries.has(fact) && l.is_empty() {
+                continue;
+            }
+            let (l, r) = (only_in(&l, &r), only_in(&r, &l));
+            self.fact(class, fact, carries, expected, found, (xattr_text(&l), xattr_text(&r)));
+        }
+    }
+
+    /// A difference in a fact that the copy may not be able to hold.
+    fn fact(
+        &mut self,
+        class: Class,
+        fact: Facts,
+        carries: Facts,
+        expected: &Entry,
+        found: &Entry,
+        text: (String, String),
+    ) {
+        if carries.has(fact) {
+            self.changed(class, expected, found, text);
+        } else {
+            self.lost(fact, expected, text.0, "not carried".to_owned());
         }
     }
 
@@ -189,6 +319,14 @@ impl Judge<'_> {
             _ => class,
         };
         self.add(class, expected, text.0, text.1);
+    }
+
+    fn lost(&mut self, fact: Facts, entry: &Entry, expected: String, found: String) {
+        if self.rules.accept_lost.has(fact) {
+            return self.report.accept(fact);
+        }
+        self.report.lose(fact);
+        self.add(Class::LostByFormat, entry, expected, found);
     }
 
     fn add(&mut self, class: Class, entry: &Entry, expected: String, found: String) {
@@ -208,25 +346,82 @@ impl Judge<'_> {
             self.ancestors.pop();
         }
     }
+
+    fn hard_links(self) -> Result<(), FormatError> {
+        let Self { report, groups, .. } = self;
+        groups.judge(|stray| {
+            let class = if stray.unstable { Class::UnstableSource } else { Class::HardLinks };
+            let text = |group: Option<u64>| match group {
+                Some(number) => format!("link group {number}"),
+                None => "no other name".to_owned(),
+            };
+            let (expected, found) = (text(stray.expected), text(stray.found));
+            report.add(Difference { class, path: stray.path, expected, found });
+        })
+    }
 }
 
-/// Both sides' groups, as far as seen: the partitions are equal when the numbers map one to one.
-#[derive(Debug, Default)]
-struct Partition {
-    to_found: HashMap<u64, u64>,
-    to_expected: HashMap<u64, u64>,
+/// What a copy must be able to hold to hold such an entry at all.
+fn kind_facts(kind: &Kind) -> Facts {
+    match kind {
+        Kind::Directory { .. } => Facts::DIRECTORIES,
+        Kind::File { .. } => Facts::NONE,
+        Kind::Symlink { .. } => Facts::SYMLINKS,
+        Kind::Fifo => Facts::FIFOS,
+        Kind::Socket => Facts::SOCKETS,
+        Kind::CharDevice(_) | Kind::BlockDevice(_) => Facts::DEVICES,
+    }
 }
 
-impl Partition {
-    fn agree(&mut self, expected: Option<u64>, found: Option<u64>) -> bool {
-        match (expected, found) {
-            (None, None) => true,
-            (Some(l), Some(r)) => {
-                *self.to_found.entry(l).or_insert(r) == r && *self.to_expected.entry(r).or_insert(l) == l
-            }
-            _ => false,
+/// Filesystems place holes by their blocks, of up to this size in bytes; smaller differences mean nothing.
+const HOLE_GRAIN: u64 = 64 << 10;
+
+/// The first large hole of the source that holds data in the copy.
+fn filled_hole(size: u64, expected: Option<&[Extent]>, found: Option<&[Extent]>) -> Option<(String, String)> {
+    let expected = expected?;
+    let all = [Extent { offset: 0, length: size }];
+    let found = found.unwrap_or(&all);
+    let ends = expected.iter().map(|extent| extent.offset).chain([size]);
+    let begins = [0].into_iter().chain(expected.iter().map(|extent| extent.offset + extent.length));
+    for (begin, end) in begins.zip(ends) {
+        let (inner, outer) = (begin.next_multiple_of(HOLE_GRAIN), end / HOLE_GRAIN * HOLE_GRAIN);
+        let filled = |extent: &Extent| extent.offset < outer && inner < extent.offset + extent.length;
+        if inner < outer && found.iter().any(filled) {
+            return Some((format!("a hole from byte {begin} to {end}"), "data in it".to_owned()));
         }
     }
+    None
+}
+
+fn only_in(these: &[Xattr], those: &[Xattr]) -> Vec<Xattr> {
+    these.iter().filter(|xattr| !those.contains(xattr)).cloned().collect()
+}
+
+/// How many attributes are spelled out in one line.
+const SHOWN_XATTRS: usize = 3;
+
+/// How many bytes of an attribute's value are shown.
+const SHOWN_VALUE: usize = 48;
+
+fn xattr_text(xattrs: &[Xattr]) -> String {
+    if xattrs.is_empty() {
+        return "nothing there".to_owned();
+    }
+    let one = |xattr: &Xattr| {
+        let value = match &xattr.value {
+            XattrValue::Hashed { size, .. } => format!("{size} bytes"),
+            XattrValue::Bytes(raw) if xattr.is_acl() => {
+                Acl::from_xattr(raw).map_or_else(|_| show::bytes(raw), |acl| acl.to_text())
+            }
+            XattrValue::Bytes(raw) => show::bytes(&raw[..raw.len().min(SHOWN_VALUE)]),
+        };
+        format!("{}={value}", show::bytes(&xattr.name))
+    };
+    let mut text = xattrs.iter().take(SHOWN_XATTRS).map(one).collect::<Vec<_>>().join(" ");
+    if xattrs.len() > SHOWN_XATTRS {
+        text.push_str(&format!(" and {} more", xattrs.len() - SHOWN_XATTRS));
+    }
+    text
 }
 
 fn unless_unstable(class: Class, expected: &Entry) -> Class {
@@ -250,13 +445,15 @@ fn reason(errno: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::entry::tests::{directory, file};
+    use super::super::xattr::ACL_ACCESS;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn judged(expected: &[Entry], found: &[Entry], carried: Carried) -> Report {
+    fn judged(expected: &[Entry], found: &[Entry], carries: Facts) -> Report {
         let mut report = Report::default();
-        compare(expected.iter().map(Ok), found.iter().map(Ok), carried, &mut report).unwrap();
+        let found = found.iter().map(|entry| Ok((entry, carries)));
+        compare(expected.iter().map(Ok), found, &Rules::default(), &mut report).unwrap();
         report
     }
 
@@ -271,29 +468,30 @@ mod tests {
     #[test]
     fn each_change_has_its_class() {
         type Change = fn(&mut Entry);
-        let table: [(Change, Class); 7] = [
+        let table: [(Change, Class); 8] = [
+            (|e| e.xattrs = vec![Xattr::new("user.a", b"1")], Class::Xattrs),
+            (|e| e.xattrs = vec![Xattr::new(ACL_ACCESS, b"1")], Class::Acl),
             (|e| e.kind = file("", b"y").kind, Class::Content),
             (|e| e.kind = file("", b"longer").kind, Class::Size),
             (|e| e.kind = Kind::Fifo, Class::Type),
             (|e| e.mode = 0o600, Class::Mode),
             (|e| e.gid = 7, Class::Owner),
             (|e| e.mtime.nanoseconds += 1, Class::Mtime),
-            (|e| e.link_group = Some(1), Class::HardLinks),
         ];
         for (change, class) in table {
             let mut copy = tree();
             change(&mut copy[2]);
-            let report = judged(&tree(), &copy, Carried::ALL);
+            let report = judged(&tree(), &copy, Facts::ALL);
             assert_eq!(found(&report), [(class, "d/x".to_owned())]);
         }
-        assert!(judged(&tree(), &tree(), Carried::ALL).is_same());
+        assert!(judged(&tree(), &tree(), Facts::ALL).is_same());
     }
 
     #[test]
     fn missing_and_extra_are_told_apart() {
         let mut copy = tree();
         copy[3] = file("g", b"f");
-        let report = judged(&tree(), &copy, Carried::ALL);
+        let report = judged(&tree(), &copy, Facts::ALL);
         assert_eq!(found(&report), [(Class::Missing, "f".to_owned()), (Class::Extra, "g".to_owned())]);
     }
 
@@ -306,7 +504,7 @@ mod tests {
         copy.insert(3, file("d/new/deep", b""));
         copy[4].mode = 0o600;
         copy.pop();
-        let report = judged(&source, &copy, Carried::ALL);
+        let report = judged(&source, &copy, Facts::ALL);
         let wanted = [
             (Class::UnstableSource, "d/new"),
             (Class::UnstableSource, "d/new/deep"),
@@ -320,7 +518,7 @@ mod tests {
     fn owners_that_could_not_be_given_are_lost_by_format() {
         let mut copy = tree();
         copy[2].uid = 1000;
-        let report = judged(&tree(), &copy, Carried::restored_by(false));
+        let report = judged(&tree(), &copy, Facts::restored_by(false));
         assert_eq!(found(&report), [(Class::LostByFormat, "d/x".to_owned())]);
         assert!(!report.is_same());
     }
@@ -333,11 +531,11 @@ mod tests {
             entries.remove(2);
             entries
         };
-        assert!(judged(&edge(Edge::Mount), &edge(Edge::Stub), Carried::ALL).is_same());
+        assert!(judged(&edge(Edge::Mount), &edge(Edge::Stub), Facts::ALL).is_same());
         let mut plain = tree();
         plain.remove(2);
-        assert!(judged(&edge(Edge::Mount), &plain, Carried::ALL).is_same());
-        let report = judged(&plain, &edge(Edge::Mount), Carried::ALL);
+        assert!(judged(&edge(Edge::Mount), &plain, Facts::ALL).is_same());
+        let report = judged(&plain, &edge(Edge::Mount), Facts::ALL);
         assert_eq!(found(&report), [(Class::NotChecked, "d".to_owned())]);
     }
 
@@ -350,7 +548,7 @@ mod tests {
             }
             entries
         };
-        let report = judged(&linked([1, 1, 2, 2]), &linked([1, 2, 1, 2]), Carried::ALL);
+        let report = judged(&linked([1, 1, 2, 2]), &linked([1, 2, 1, 2]), Facts::ALL);
         assert!(report.count(Class::HardLinks) >= 2);
     }
 
@@ -366,7 +564,7 @@ mod tests {
                 entries.sort_by(|l, r| path_order(&l.path, &r.path));
                 entries
             };
-            let report = judged(&entries(&left), &entries(&right), Carried::ALL);
+            let report = judged(&entries(&left), &entries(&right), Facts::ALL);
             let mut wanted = Vec::new();
             for (name, content) in &left {
                 match right.get(name) {

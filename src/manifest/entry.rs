@@ -5,11 +5,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::hashing::{self, Content};
+use super::xattr::{self, Xattr};
+
 /// The longest path or link target, in bytes. Linux takes 4095 at a time, but trees can be deeper than one call can name.
 pub const MAX_PATH: usize = 65_535;
 
 /// The most components of a path: bounds the memory of everything that keeps one item per open directory.
 pub const MAX_DEPTH: usize = 4096;
+
+/// The most extents of a sparse file that are kept; a file with more is recorded without.
+pub const MAX_EXTENTS: usize = 4096;
 
 /// The permission, set-id and sticky bits.
 pub const MODE_BITS: u32 = 0o7777;
@@ -32,11 +38,39 @@ pub struct Entry {
     pub gid: u32,
     /// When the content was last changed.
     pub mtime: Mtime,
+    /// Extended attributes, sorted by name; POSIX ACLs and capabilities are among them, as the kernel keeps them.
+    pub xattrs: Vec<Xattr>,
+    /// The flags of `chattr` that a person can set; `None` where the filesystem has none, or they were not asked for.
+    pub flags: Option<u32>,
     /// Which hard-link group it belongs to: groups are numbered from 1 in the order of their first members, so that equal
     /// partitions have equal numbers. `None` when no other entry of the tree is the same inode.
     pub link_group: Option<u64>,
     /// How well it could be read.
     pub status: Status,
+    /// What was seen on the way, and is never compared.
+    pub noted: Option<Noted>,
+}
+
+/// What a restore cannot bring back: recorded for a person who looks for a cause, never compared, not part of the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Noted {
+    /// When content or metadata were last changed; the kernel's own.
+    pub ctime: Mtime,
+    /// When it was last read.
+    pub atime: Mtime,
+    /// The inode's number.
+    pub inode: u64,
+    /// How many names the inode has, in this tree and elsewhere.
+    pub links: u64,
+}
+
+/// A part of a sparse file that holds data, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is; never zero.
+    pub length: u64,
 }
 
 /// What an entry is.
@@ -53,6 +87,11 @@ pub enum Kind {
         size: u64,
         /// `None` exactly when the status is [`Status::Unreadable`].
         content: Option<ContentHash>,
+        /// Chaining values of its blocks, which say where in the file damage is; empty for a file of one block.
+        /// See [`super::hashing`].
+        blocks: Vec<ContentHash>,
+        /// Where the data of a sparse file are; `None`: it has no holes. Advisory: filesystems move holes as they like.
+        extents: Option<Vec<Extent>>,
     },
     /// A symbolic link and the bytes that it holds.
     Symlink {
@@ -119,6 +158,23 @@ pub struct InvalidEntry {
 }
 
 impl Entry {
+    /// An entry without metadata: no permissions, root's, of 1970.
+    pub fn new(path: impl Into<Vec<u8>>, kind: Kind) -> Self {
+        Self {
+            path: path.into(),
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime::default(),
+            xattrs: Vec::new(),
+            flags: None,
+            link_group: None,
+            status: Status::Stable,
+            noted: None,
+        }
+    }
+
     /// Checks the rules that the types do not express; both the writer and the reader of a manifest ask it.
     ///
     /// # Errors
@@ -140,7 +196,18 @@ impl Entry {
                 return Some("the link target is too long");
             }
             Kind::Symlink { target } if target.contains(&0) => return Some("the link target holds a NUL"),
+            Kind::File { size, content, blocks, extents } => {
+                if let Some(what) = hashing::bad_blocks(*size, content.as_ref(), blocks) {
+                    return Some(what);
+                }
+                if let Some(what) = extents.as_ref().and_then(|extents| bad_extents(*size, extents)) {
+                    return Some(what);
+                }
+            }
             _ => {}
+        }
+        if let Some(what) = xattr::bad_list(&self.xattrs) {
+            return Some(what);
         }
         if u32::from(self.mode) > MODE_BITS {
             return Some("the mode has more than twelve bits");
@@ -177,6 +244,18 @@ impl Entry {
 }
 
 impl Kind {
+    /// A regular file that was read to its end.
+    #[must_use]
+    pub fn file(content: Content) -> Self {
+        Self::File { size: content.size, content: Some(content.hash), blocks: content.blocks, extents: None }
+    }
+
+    /// A regular file whose content is not known.
+    #[must_use]
+    pub fn unread_file(size: u64) -> Self {
+        Self::File { size, content: None, blocks: Vec::new(), extents: None }
+    }
+
     /// The word for it.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -224,6 +303,24 @@ pub fn path_order(left: &[u8], right: &[u8]) -> Ordering {
     key(left).cmp(&key(right))
 }
 
+/// Extents are in order, do not touch, and lie within the file.
+fn bad_extents(size: u64, extents: &[Extent]) -> Option<&'static str> {
+    if extents.len() > MAX_EXTENTS {
+        return Some("the file has too many extents");
+    }
+    let mut free = 0;
+    for (number, extent) in extents.iter().enumerate() {
+        if extent.length == 0 || extent.offset < free || (number > 0 && extent.offset == free) {
+            return Some("the extents are empty, touch, or are not in order");
+        }
+        match extent.offset.checked_add(extent.length) {
+            Some(end) if end <= size => free = end,
+            _ => return Some("an extent ends behind the file"),
+        }
+    }
+    None
+}
+
 fn bad_path(path: &[u8]) -> Option<&'static str> {
     if path.is_empty() {
         return None;
@@ -250,16 +347,9 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn file(path: &str, content: &[u8]) -> Entry {
-        Entry {
-            path: path.into(),
-            kind: Kind::File { size: content.len() as u64, content: Some(*blake3::hash(content).as_bytes()) },
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            mtime: Mtime { seconds: 1_700_000_000, nanoseconds: 5 },
-            link_group: None,
-            status: Status::Stable,
-        }
+        let kind = Kind::file(Content::of(content));
+        let mtime = Mtime { seconds: 1_700_000_000, nanoseconds: 5 };
+        Entry { mode: 0o644, mtime, ..Entry::new(path, kind) }
     }
 
     pub(crate) fn directory(path: &str) -> Entry {

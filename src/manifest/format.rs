@@ -2,20 +2,26 @@
 //!
 //! ```text
 //! preamble  magic 8 · version u16 · min reader u16 · required features u64 · optional features u64
-//! frame     kind u8 · length u32 · payload · digest 32       (header, entries.., footer; all integers little-endian)
+//! frame     kind u8 · length u32 · payload · digest 32       (all integers little-endian)
+//! frames    header, then entries and directories, then trailer, index.., footer
 //! ```
 //!
-//! The writer is canonical: equal manifests are equal bytes. The reader holds one frame at a time.
+//! The writer is canonical: equal manifests are equal bytes, and a reader writes along to see that they are. It holds one frame
+//! at a time. [`super::indexed`] reads parts of a file, by the index at its end.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::codec::{self, CodecError};
-use super::entry::{Entry, InvalidEntry, Mtime, path_order};
-use super::root::{ManifestId, OrphanEntry, RootBuilder};
-use crate::system::durable::{self, DurableError};
+use super::codec::CodecError;
+use super::entry::{Entry, InvalidEntry, Mtime};
+use super::hashing::Hashing;
+use super::root::{ManifestId, OrphanEntry};
+use super::sorter::SortError;
+use super::write::{ManifestWriter, Out};
+use crate::system::durable::{DurableError, Replacement};
 
-pub use super::read::{Reader, open_file, read_file};
+pub use super::read::{Reader, open_file, open_file_with, read_file, read_file_with};
 
 /// The first bytes of every manifest. As in PNG, a high bit, both line ends and a control-Z show what a text-minded copy broke.
 pub const MAGIC: [u8; 8] = *b"\x89SUM\r\n\x1a\n";
@@ -23,25 +29,33 @@ pub const MAGIC: [u8; 8] = *b"\x89SUM\r\n\x1a\n";
 /// The version that is written.
 pub const VERSION: u16 = 1;
 
-/// Feature bits that a reader must know; none yet.
-pub const KNOWN_REQUIRED: u64 = 0;
+/// The feature bit of manifests whose hashes are made with a key.
+pub const KEYED: u64 = 1;
+
+/// Feature bits that a reader must know.
+pub const KNOWN_REQUIRED: u64 = KEYED;
+
+/// Feature bits that a reader may skip; none yet.
+pub const KNOWN_OPTIONAL: u64 = 0;
 
 /// The largest payload of a frame, in bytes: what a reader may have to hold.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
-/// A block of entries is closed when it has grown to this, in bytes: large enough that the digest (32) does not count.
-const BLOCK_TARGET: usize = 128 << 10;
+/// A block is closed when it has grown to this, in bytes: large enough that the digest (32) does not count.
+pub(super) const BLOCK_TARGET: usize = 128 << 10;
 
 /// Length of the preamble, in bytes.
 pub(super) const PREAMBLE: usize = 28;
 
-/// Length of the footer's payload, in bytes.
-pub(super) const FOOTER: usize = 48;
+/// Bytes of a frame around its payload.
+pub(super) const AROUND: usize = 1 + 4 + 32;
 
-pub(super) const FRAME_CONTEXT: &str = "safe-upgrade 2026 manifest v1 frame";
 pub(super) const HEADER_FRAME: u8 = 1;
 pub(super) const ENTRIES_FRAME: u8 = 2;
 pub(super) const FOOTER_FRAME: u8 = 3;
+pub(super) const DIRECTORIES_FRAME: u8 = 4;
+pub(super) const TRAILER_FRAME: u8 = 5;
+pub(super) const INDEX_FRAME: u8 = 6;
 
 /// Where, when and how a manifest was taken. Not part of its id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,8 +64,12 @@ pub struct Header {
     pub tree: Vec<u8>,
     /// The machine's name.
     pub host: String,
+    /// `/etc/machine-id`, as far as it can be read.
+    pub machine: String,
     /// Program and version.
     pub tool: String,
+    /// The kind of filesystem at the top of the tree, as `btrfs`; empty when it is not known.
+    pub filesystem: String,
     /// When the walk began.
     pub started: Mtime,
     /// When the walk ended.
@@ -62,6 +80,30 @@ pub struct Header {
     pub one_filesystem: bool,
     /// At least one other filesystem or subvolume was entered.
     pub crossed_mounts: bool,
+    /// The manifest of the same tree that this one follows.
+    pub previous: Option<ManifestId>,
+    /// Tells whether a key is the right one; a keyed manifest has it.
+    pub key_check: Option<[u8; 32]>,
+}
+
+/// What is known only after the walk. Not part of the id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trailer {
+    /// Names of the users that own something: hints, for whoever restores by name.
+    pub users: BTreeMap<u32, Vec<u8>>,
+    /// Names of the groups.
+    pub groups: BTreeMap<u32, Vec<u8>>,
+    /// What the patterns left out: the first [`Trailer::MAX_LEFT_OUT`] paths, each with all below it.
+    pub left_out: Vec<Vec<u8>>,
+    /// How many there were.
+    pub left_out_total: u64,
+}
+
+impl Trailer {
+    /// How many paths that were left out are named.
+    pub const MAX_LEFT_OUT: usize = 1000;
+    /// How many names of users and of groups are kept.
+    pub const MAX_NAMES: usize = 1000;
 }
 
 /// A whole manifest in memory.
@@ -71,6 +113,8 @@ pub struct Manifest {
     pub header: Header,
     /// In their order, beginning with the tree itself.
     pub entries: Vec<Entry>,
+    /// Names, and what was left out.
+    pub trailer: Trailer,
     /// Counts and id.
     pub summary: Summary,
 }
@@ -105,6 +149,12 @@ pub enum FormatError {
     /// It does not begin as a manifest does.
     #[error("this is not a manifest")]
     NotAManifest,
+    /// Its hashes were made with a key, and none was given, or one was given and there is none.
+    #[error("{0}")]
+    Key(&'static str),
+    /// What was to be written could not be sorted.
+    #[error("failed to sort the entries")]
+    Sort(#[from] SortError),
     /// It needs a newer program.
     #[error("this manifest needs a newer safe-upgrade: {0}")]
     Newer(String),
@@ -142,17 +192,17 @@ pub enum FormatError {
 }
 
 impl Manifest {
-    /// Makes a manifest of entries that are in order and form a tree.
+    /// Makes a plain manifest of entries that are in order and form a tree.
     ///
     /// # Errors
     /// Names the first entry that breaks a rule.
     pub fn new(header: Header, entries: Vec<Entry>) -> Result<Self, FormatError> {
-        let mut judge = EntryJudge::default();
+        let mut writer = ManifestWriter::begin(io::sink(), Path::new("memory"), &header, &Hashing::plain())?;
         for entry in &entries {
-            entry.check()?;
-            judge.push(entry)?;
+            writer.push(entry)?;
         }
-        Ok(Self { header, entries, summary: judge.finish() })
+        let (summary, _) = writer.finish(&Trailer::default())?;
+        Ok(Self { header, entries, trailer: Trailer::default(), summary })
     }
 
     /// The id.
@@ -166,36 +216,68 @@ impl Manifest {
     /// # Errors
     /// When the header is too large.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        let mut writer = FrameWriter::begin();
-        let header =
-            codec::encode_header(&self.header).map_err(|source| FormatError::Codec { at: 0, source })?;
-        writer.frame(HEADER_FRAME, &header)?;
-        let mut block = Vec::new();
+        self.write(Vec::new(), Path::new("memory"))
+    }
+
+    fn write<W: Write>(&self, to: W, path: &Path) -> Result<W, FormatError> {
+        let mut writer = ManifestWriter::begin(to, path, &self.header, &Hashing::plain())?;
         for entry in &self.entries {
-            codec::put_entry(entry, &mut block).map_err(|source| FormatError::Codec { at: 0, source })?;
-            if block.len() >= BLOCK_TARGET {
-                writer.frame(ENTRIES_FRAME, &block)?;
-                block.clear();
-            }
+            writer.push(entry)?;
         }
-        if !block.is_empty() {
-            writer.frame(ENTRIES_FRAME, &block)?;
-        }
-        writer.frame(FOOTER_FRAME, &encode_footer(&self.summary))?;
-        Ok(writer.out)
+        Ok(writer.finish(&self.trailer)?.1)
     }
 }
 
 /// Only its owner may read a manifest: it names every file, and the hash of a small secret can be guessed at.
 const FILE_MODE: u32 = 0o600;
 
-/// Writes a manifest; when this returns it survives a power cut, and the file was never there half.
+/// Writes a plain manifest; when this returns it survives a power cut, and the file was never there half.
 ///
 /// # Errors
 /// The old file, if any, is then still whole.
 pub fn write_file(manifest: &Manifest, path: &Path) -> Result<(), FormatError> {
-    durable::replace_file(path, &manifest.encode()?, FILE_MODE)?;
-    Ok(())
+    let mut file = NewFile::begin(path)?;
+    let mut writer = ManifestWriter::begin(file.to()?, path, &manifest.header, &Hashing::plain())?;
+    for entry in &manifest.entries {
+        writer.push(entry)?;
+    }
+    writer.finish(&manifest.trailer)?;
+    file.commit()
+}
+
+/// The file of a manifest that is being written; nothing of it is seen until [`NewFile::commit`].
+#[derive(Debug)]
+pub struct NewFile(Replacement);
+
+impl NewFile {
+    /// Begins beside `path`.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn begin(path: &Path) -> Result<Self, FormatError> {
+        Ok(Self(Replacement::begin(path, FILE_MODE)?))
+    }
+
+    /// Where to write to; to be flushed by whoever writes, as [`ManifestWriter::finish`] does.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn to(&mut self) -> Result<BufWriter<std::fs::File>, FormatError> {
+        let file = self.0.file().try_clone().map_err(|source| FormatError::Io {
+            action: "write",
+            path: PathBuf::new(),
+            source,
+        })?;
+        Ok(BufWriter::with_capacity(BLOCK_TARGET, file))
+    }
+
+    /// Puts it in place, durably.
+    ///
+    /// # Errors
+    /// The old file, if any, is then still whole.
+    pub fn commit(self) -> Result<(), FormatError> {
+        Ok(self.0.commit()?)
+    }
 }
 
 /// Any payloads under right digests, for fuzzing: a decoder that only ever sees broken digests is not tested.
@@ -204,88 +286,9 @@ pub fn write_file(manifest: &Manifest, path: &Path) -> Result<(), FormatError> {
 /// When a payload is larger than [`MAX_PAYLOAD`].
 #[doc(hidden)]
 pub fn seal_frames<'p>(frames: impl IntoIterator<Item = (u8, &'p [u8])>) -> Result<Vec<u8>, FormatError> {
-    let mut writer = FrameWriter::begin();
+    let mut out = Out::begin(Vec::new(), Path::new("memory"), &Hashing::plain())?;
     for (kind, payload) in frames {
-        writer.frame(kind, payload)?;
+        out.frame(kind, payload)?;
     }
-    Ok(writer.out)
-}
-
-/// Judges that entries follow each other as they must, and sums them up.
-#[derive(Debug, Default)]
-pub(super) struct EntryJudge {
-    last: Option<Vec<u8>>,
-    root: RootBuilder,
-    entries: u64,
-    bytes: u64,
-}
-
-impl EntryJudge {
-    pub(super) fn push(&mut self, entry: &Entry) -> Result<(), FormatError> {
-        if self.last.as_ref().is_some_and(|last| path_order(last, &entry.path).is_ge()) {
-            return Err(FormatError::Order(entry.path.clone()));
-        }
-        self.root.push(entry)?;
-        self.last.get_or_insert_default().clone_from(&entry.path);
-        self.entries += 1;
-        self.bytes = self.bytes.saturating_add(entry.bytes());
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> Summary {
-        Summary { entries: self.entries, bytes: self.bytes, id: self.root.finish() }
-    }
-}
-
-/// The digest of a frame, chained to the one before it.
-pub(super) fn frame_digest(previous: &[u8; 32], kind: u8, payload: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key(FRAME_CONTEXT);
-    hasher.update(previous).update(&[kind]).update(&(payload.len() as u64).to_le_bytes()).update(payload);
-    *hasher.finalize().as_bytes()
-}
-
-/// The first link of the chain of digests.
-pub(super) fn preamble_digest(preamble: &[u8; PREAMBLE]) -> [u8; 32] {
-    *blake3::Hasher::new_derive_key(FRAME_CONTEXT).update(preamble).finalize().as_bytes()
-}
-
-fn preamble() -> [u8; PREAMBLE] {
-    let mut bytes = [0; PREAMBLE];
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[10..12].copy_from_slice(&VERSION.to_le_bytes());
-    // Bytes 12..20 and 20..28 are the required and the optional feature bits: none.
-    bytes
-}
-
-fn encode_footer(summary: &Summary) -> [u8; FOOTER] {
-    let mut bytes = [0; FOOTER];
-    bytes[..8].copy_from_slice(&summary.entries.to_le_bytes());
-    bytes[8..16].copy_from_slice(&summary.bytes.to_le_bytes());
-    bytes[16..].copy_from_slice(summary.id.as_bytes());
-    bytes
-}
-
-struct FrameWriter {
-    out: Vec<u8>,
-    digest: [u8; 32],
-}
-
-impl FrameWriter {
-    fn begin() -> Self {
-        let preamble = preamble();
-        Self { out: preamble.to_vec(), digest: preamble_digest(&preamble) }
-    }
-
-    fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<(), FormatError> {
-        let at = self.out.len() as u64;
-        let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_PAYLOAD);
-        let length = length.ok_or(FormatError::Malformed { at, what: "the frame is too large" })?;
-        self.digest = frame_digest(&self.digest, kind, payload);
-        self.out.push(kind);
-        self.out.extend_from_slice(&length.to_le_bytes());
-        self.out.extend_from_slice(payload);
-        self.out.extend_from_slice(&self.digest);
-        Ok(())
-    }
+    Ok(out.into_inner())
 }

@@ -3,9 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | [`entry`] | one file, directory or link, and the order in which they stand |
+//! | [`xattr`], [`acl`] | extended attributes, and access control lists as text and as bytes |
+//! | [`hashing`] | plain or keyed, and block by block |
 //! | [`root`] | the Merkle root: the manifest's id |
-//! | [`format`] | the file on disk: frames, digests, limits |
+//! | [`format`], [`write`] | the file on disk: frames, digests, limits |
 //! | [`scan`] | reading a tree, in parallel |
+//! | [`facts`] | what a way of copying can carry |
+//! | [`collect`], [`sorter`] | entries in any order into the order of a manifest, outside memory |
 //! | [`exclude`] | patterns that leave parts of a tree out |
 //! | [`compare`] | two sorted streams in, differences out |
 //! | [`verdict`] | what the differences amount to |
@@ -13,21 +17,37 @@
 //!
 //! The format is described byte by byte in `docs/manifest-format.md`.
 
+pub mod acl;
 pub mod attest;
 mod codec;
+pub mod collect;
 pub mod compare;
 mod content;
+mod directories;
 pub mod entry;
 pub mod exclude;
+pub mod facts;
+pub mod flags;
 pub mod format;
+pub mod hashing;
+mod partition;
 mod read;
 pub mod root;
 pub mod scan;
+pub mod sorter;
 pub mod verdict;
 pub(crate) mod walk;
+pub mod write;
+pub mod xattr;
 
+pub use collect::Collector;
 pub use entry::{Entry, Kind, Mtime, Status};
-pub use format::{Header, Manifest, Reader, Summary, open_file, read_file, write_file};
+pub use facts::{Facts, Found};
+pub use format::{
+    Header, Manifest, Reader, Summary, Trailer, open_file, open_file_with, read_file, read_file_with,
+    write_file,
+};
+pub use hashing::{Content, ContentHasher, Hashing};
 pub use root::ManifestId;
 pub use scan::{Progress, ScanOptions, scan};
 pub use verdict::{Class, Report, Verdict};

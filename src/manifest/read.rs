@@ -1,5 +1,9 @@
 //! Reading a manifest, frame by frame, on the assumption that somebody wants to fool us.
+//!
+//! A reader writes along: what it read goes into a writer, and every frame that comes out must have the digest of the frame that
+//! was read. So whatever a writer would not have written is refused, without a second set of rules.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,10 +11,12 @@ use std::path::{Path, PathBuf};
 use super::codec;
 use super::entry::Entry;
 use super::format::{
-    ENTRIES_FRAME, EntryJudge, FOOTER, FOOTER_FRAME, FormatError, HEADER_FRAME, Header, KNOWN_REQUIRED,
-    MAGIC, MAX_PAYLOAD, Manifest, PREAMBLE, Summary, VERSION, frame_digest, preamble_digest,
+    DIRECTORIES_FRAME, ENTRIES_FRAME, FOOTER_FRAME, FormatError, HEADER_FRAME, Header, INDEX_FRAME, KEYED,
+    KNOWN_OPTIONAL, KNOWN_REQUIRED, MAGIC, MAX_PAYLOAD, Manifest, PREAMBLE, Summary, TRAILER_FRAME, Trailer,
+    VERSION,
 };
-use super::root::ManifestId;
+use super::hashing::Hashing;
+use super::write::{ManifestWriter, frame_digest, preamble_digest};
 
 /// Yields the entries of a manifest in order, and holds one frame of it at a time.
 ///
@@ -22,21 +28,35 @@ pub struct Reader<R> {
     header: Header,
     block: Vec<u8>,
     used: usize,
-    judge: Option<EntryJudge>,
+    /// Where the block began.
+    at: u64,
+    along: Option<ManifestWriter<io::Sink>>,
+    /// Digests of frames that were read and that the writer along has not written yet.
+    waiting: VecDeque<[u8; 32]>,
+    trailer: Option<Trailer>,
+    ended: Option<Summary>,
     summary: Option<Summary>,
 }
 
-/// Opens a manifest and reads its header.
+/// Opens a plain manifest and reads its header.
 ///
 /// # Errors
-/// When it cannot be read, is no manifest, is damaged so far, or is newer than this program.
+/// When it cannot be read, is no manifest, is damaged so far, is keyed, or is newer than this program.
 pub fn open_file(path: &Path) -> Result<Reader<BufReader<File>>, FormatError> {
-    let open = |source| FormatError::Io { action: "open", path: path.to_owned(), source };
-    let file = File::open(path).map_err(open)?;
-    Reader::new(BufReader::with_capacity(128 << 10, file), path)
+    open_file_with(path, &Hashing::plain())
 }
 
-/// Reads a whole manifest into memory.
+/// As [`open_file`], with the hashing that the manifest was made with.
+///
+/// # Errors
+/// As [`open_file`]; also when the key is not the manifest's.
+pub fn open_file_with(path: &Path, hashing: &Hashing) -> Result<Reader<BufReader<File>>, FormatError> {
+    let open = |source| FormatError::Io { action: "open", path: path.to_owned(), source };
+    let file = File::open(path).map_err(open)?;
+    Reader::new(BufReader::with_capacity(128 << 10, file), path, hashing)
+}
+
+/// Reads a whole plain manifest into memory.
 ///
 /// # Errors
 /// As [`open_file`], and when any of it is damaged, truncated or out of order.
@@ -44,22 +64,44 @@ pub fn read_file(path: &Path) -> Result<Manifest, FormatError> {
     open_file(path)?.into_manifest()
 }
 
+/// As [`read_file`], with the hashing that the manifest was made with.
+///
+/// # Errors
+/// As [`read_file`].
+pub fn read_file_with(path: &Path, hashing: &Hashing) -> Result<Manifest, FormatError> {
+    open_file_with(path, hashing)?.into_manifest()
+}
+
 impl<R: Read> Reader<R> {
     /// Starts to read; `path` is named in errors.
     ///
     /// # Errors
-    /// As [`open_file`].
-    pub fn new(from: R, path: &Path) -> Result<Self, FormatError> {
-        let mut source = Source { from, path: path.to_owned(), at: 0, digest: [0; 32] };
-        source.preamble()?;
+    /// As [`open_file_with`].
+    pub fn new(from: R, path: &Path, hashing: &Hashing) -> Result<Self, FormatError> {
+        let hashing = hashing.clone();
+        let mut source = Source { from, path: path.to_owned(), at: 0, digest: [0; 32], hashing };
+        let preamble = source.preamble()?;
         let mut block = Vec::new();
         let (at, kind) = source.frame(&mut block)?;
         if kind != HEADER_FRAME {
             return Err(FormatError::Malformed { at, what: "the first frame is not a header" });
         }
         let header = codec::decode_header(&block).map_err(|source| FormatError::Codec { at, source })?;
-        let judge = Some(EntryJudge::default());
-        Ok(Self { source, header, used: block.len(), block, judge, summary: None })
+        let along = ManifestWriter::along(&preamble, path, &header, &source.hashing)?;
+        let mut reader = Self {
+            waiting: VecDeque::from([source.digest]),
+            source,
+            header,
+            used: block.len(),
+            block,
+            at,
+            along: Some(along),
+            trailer: None,
+            ended: None,
+            summary: None,
+        };
+        reader.agree()?;
+        Ok(reader)
     }
 
     /// Where, when and how it was taken.
@@ -74,6 +116,12 @@ impl<R: Read> Reader<R> {
         self.summary
     }
 
+    /// Names, and what was left out; `None` until the last entry was read.
+    #[must_use]
+    pub fn trailer(&self) -> Option<&Trailer> {
+        self.trailer.as_ref()
+    }
+
     /// Reads the rest into memory.
     ///
     /// # Errors
@@ -85,49 +133,84 @@ impl<R: Read> Reader<R> {
         }
         let at = self.source.at;
         let summary = self.summary.ok_or(FormatError::Truncated(at))?;
-        Ok(Manifest { header: self.header, entries, summary })
+        let trailer = self.trailer.ok_or(FormatError::Truncated(at))?;
+        Ok(Manifest { header: self.header, entries, trailer, summary })
     }
 
     fn advance(&mut self) -> Result<Option<Entry>, FormatError> {
-        let Some(judge) = &mut self.judge else { return Ok(None) };
-        if self.used == self.block.len() {
-            let (at, kind) = self.source.frame(&mut self.block)?;
-            self.used = 0;
-            match kind {
-                ENTRIES_FRAME if self.block.is_empty() => {
-                    return Err(FormatError::Malformed { at, what: "a block without entries" });
-                }
-                ENTRIES_FRAME => {}
-                FOOTER_FRAME => return self.end(at),
-                _ => return Err(FormatError::Malformed { at, what: "a frame of unknown kind" }),
+        while self.used == self.block.len() {
+            if self.along.is_none() {
+                return Ok(None);
             }
+            self.next_frame()?;
         }
-        let at = self.source.at;
+        let at = self.at;
         let (entry, used) = codec::take_entry(&self.block[self.used..])
             .map_err(|source| FormatError::Codec { at, source })?;
         self.used += used;
-        judge.push(&entry)?;
+        if let Some(along) = &mut self.along {
+            along.push(&entry)?;
+        }
+        self.agree()?;
         Ok(Some(entry))
     }
 
-    fn end(&mut self, at: u64) -> Result<Option<Entry>, FormatError> {
-        let footer: &[u8; FOOTER] = self
-            .block
-            .as_slice()
-            .try_into()
-            .map_err(|_| FormatError::Malformed { at, what: "the footer has a wrong length" })?;
-        let written = decode_footer(footer);
-        let counted = self.judge.take().map(EntryJudge::finish);
-        if counted != Some(written) {
-            return Err(FormatError::Malformed { at, what: "the footer does not match the entries" });
+    /// Reads the next frame; a block of entries becomes the current one.
+    fn next_frame(&mut self) -> Result<(), FormatError> {
+        let (at, kind) = self.source.frame(&mut self.block)?;
+        (self.at, self.used) = (at, self.block.len());
+        self.waiting.push_back(self.source.digest);
+        match kind {
+            ENTRIES_FRAME if self.trailer.is_none() => self.used = 0,
+            TRAILER_FRAME if self.trailer.is_none() => self.take_trailer(at)?,
+            DIRECTORIES_FRAME | INDEX_FRAME => {}
+            FOOTER_FRAME => {
+                self.agree()?;
+                return self.end();
+            }
+            _ => return Err(FormatError::Malformed { at, what: "a frame of unknown kind" }),
+        }
+        self.agree()
+    }
+
+    fn take_trailer(&mut self, at: u64) -> Result<(), FormatError> {
+        let codec = |source| FormatError::Codec { at, source };
+        let trailer = codec::decode_trailer(&self.block).map_err(codec)?;
+        if let Some(along) = &mut self.along {
+            self.ended = Some(along.end(&trailer)?);
+        }
+        self.trailer = Some(trailer);
+        Ok(())
+    }
+
+    /// What was read and what is written along are the same, as far as both have come.
+    fn agree(&mut self) -> Result<(), FormatError> {
+        let Some(along) = &mut self.along else { return Ok(()) };
+        while let Some(read) = self.waiting.front() {
+            match along.next_digest() {
+                Some(written) if written == *read => self.waiting.pop_front(),
+                // The last blocks of entries and of directories wait for the trailer.
+                None if self.waiting.len() <= 3 => return Ok(()),
+                _ => return Err(FormatError::Malformed { at: self.at, what: NOT_CANONICAL }),
+            };
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), FormatError> {
+        let unwritten = self.along.take().and_then(|mut along| along.next_digest()).is_some();
+        if unwritten || !self.waiting.is_empty() || self.ended.is_none() {
+            return Err(FormatError::Malformed { at: self.at, what: NOT_CANONICAL });
         }
         if !self.source.at_end()? {
             return Err(FormatError::Malformed { at: self.source.at, what: "bytes follow the footer" });
         }
-        self.summary = Some(written);
-        Ok(None)
+        self.summary = self.ended;
+        Ok(())
     }
 }
+
+const NOT_CANONICAL: &str = "no writer would have written this";
 
 impl<R: Read> Iterator for Reader<R> {
     type Item = Result<Entry, FormatError>;
@@ -136,17 +219,11 @@ impl<R: Read> Iterator for Reader<R> {
         let next = self.advance();
         if next.is_err() {
             // Nothing after an error can be trusted.
-            self.judge = None;
+            self.along = None;
+            self.used = self.block.len();
         }
         next.transpose()
     }
-}
-
-fn decode_footer(bytes: &[u8; FOOTER]) -> Summary {
-    let number = |at: usize| bytes[at..].iter().take(8).rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
-    let mut id = [0; 32];
-    id.copy_from_slice(&bytes[16..]);
-    Summary { entries: number(0), bytes: number(8), id: ManifestId::from_bytes(id) }
 }
 
 #[derive(Debug)]
@@ -155,10 +232,11 @@ struct Source<R> {
     path: PathBuf,
     at: u64,
     digest: [u8; 32],
+    hashing: Hashing,
 }
 
 impl<R: Read> Source<R> {
-    fn preamble(&mut self) -> Result<(), FormatError> {
+    fn preamble(&mut self) -> Result<[u8; PREAMBLE], FormatError> {
         let mut bytes = [0; PREAMBLE];
         let got = self.fill(&mut bytes)?;
         if got < MAGIC.len() || bytes[..MAGIC.len()] != MAGIC {
@@ -177,14 +255,22 @@ impl<R: Read> Source<R> {
         if version == 0 || min_reader == 0 || version < min_reader {
             return Err(FormatError::Malformed { at: 8, what: "an impossible version" });
         }
-        let mut required = [0; 8];
-        required.copy_from_slice(&bytes[12..20]);
-        let unknown = u64::from_le_bytes(required) & !KNOWN_REQUIRED;
-        if unknown != 0 {
+        let u64_at = |at: usize| (at..at + 8).rev().fold(0, |n, at| n << 8 | u64::from(bytes[at]));
+        let (required, optional) = (u64_at(12), u64_at(20));
+        if required & !KNOWN_REQUIRED != 0 {
+            let unknown = required & !KNOWN_REQUIRED;
             return Err(FormatError::Newer(format!("required features {unknown:#x}")));
         }
-        self.digest = preamble_digest(&bytes);
-        Ok(())
+        if optional & !KNOWN_OPTIONAL != 0 {
+            tracing::warn!(features = optional, "the manifest says more than this safe-upgrade knows");
+        }
+        match (required & KEYED != 0, self.hashing.is_keyed()) {
+            (true, false) => return Err(FormatError::Key("this manifest was made with a key")),
+            (false, true) => return Err(FormatError::Key("this manifest was made without a key")),
+            _ => {}
+        }
+        self.digest = preamble_digest(&self.hashing, &bytes);
+        Ok(bytes)
     }
 
     /// Reads one frame into `payload` and checks its digest; says where it began and its kind.
@@ -201,8 +287,12 @@ impl<R: Read> Source<R> {
         self.exactly(payload)?;
         let mut digest = [0; 32];
         self.exactly(&mut digest)?;
-        self.digest = frame_digest(&self.digest, head[0], payload);
+        self.digest = frame_digest(&self.hashing, &self.digest, head[0], payload);
         if self.digest != digest {
+            // Nobody can tell damage from another key here; the header is small, so it is most likely the key.
+            if self.hashing.is_keyed() && head[0] == HEADER_FRAME {
+                return Err(FormatError::Key("the key is not this manifest's, or the manifest is damaged"));
+            }
             return Err(FormatError::Digest(at));
         }
         Ok((at, head[0]))
@@ -251,6 +341,8 @@ mod tests {
             excludes: vec![b"var/cache".to_vec()],
             one_filesystem: true,
             crossed_mounts: false,
+            previous: Some(super::super::root::ManifestId::from_bytes([7; 32])),
+            ..Header::default()
         };
         let mut link = file("a/link", b"");
         link.kind = Kind::Symlink { target: b"../b\n".to_vec() };
@@ -259,14 +351,14 @@ mod tests {
         let mut mount = directory("proc");
         mount.kind = Kind::Directory { edge: Edge::Mount };
         let mut secret = file("secret", b"");
-        secret.kind = Kind::File { size: 9, content: None };
+        secret.kind = Kind::unread_file(9);
         secret.status = Status::Unreadable(13);
         let entries = vec![directory(""), directory("a"), link, device, file("b", b"hello"), mount, secret];
         Manifest::new(header, entries).unwrap()
     }
 
     fn decode(bytes: &[u8]) -> Result<Manifest, FormatError> {
-        Reader::new(bytes, Path::new("test"))?.into_manifest()
+        Reader::new(bytes, Path::new("test"), &Hashing::plain())?.into_manifest()
     }
 
     #[test]
@@ -307,8 +399,11 @@ mod tests {
         bytes[10] = 2;
         assert!(matches!(decode(&bytes), Err(FormatError::Newer(_))));
         let mut bytes = sample().encode().unwrap();
-        bytes[12] = 1;
+        bytes[12] = 2;
         assert!(matches!(decode(&bytes), Err(FormatError::Newer(_))));
+        let mut bytes = sample().encode().unwrap();
+        bytes[12] = 1;
+        assert!(matches!(decode(&bytes), Err(FormatError::Key(_))));
     }
 
     #[test]
@@ -332,17 +427,34 @@ mod tests {
         assert_eq!(decode(&bytes).unwrap(), manifest);
     }
 
+    /// The frames of a file as the fuzz target takes them: kind, length (two bytes), payload.
+    fn unsealed(file: &[u8]) -> Vec<u8> {
+        let (mut out, mut rest) = (Vec::new(), &file[PREAMBLE..]);
+        while let [kind, a, b, c, d, tail @ ..] = rest {
+            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            out.extend_from_slice(&[*kind, *a, *b]);
+            out.extend_from_slice(&tail[..length]);
+            rest = &tail[length + 32..];
+        }
+        out
+    }
+
     /// `fuzz/corpus/manifest_decode` through what the fuzz target does, for toolchains without a fuzzer.
     #[test]
     fn the_fuzz_corpus_neither_panics_nor_lies() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/manifest_decode");
+        if std::env::var_os("SAFE_UPGRADE_BLESS").is_some() {
+            let whole = sample().encode().unwrap();
+            std::fs::write(corpus.join("whole-file"), &whole).unwrap();
+            std::fs::write(corpus.join("whole-frames"), unsealed(&whole)).unwrap();
+        }
         let (mut seen, mut whole) = (0, 0);
         for file in std::fs::read_dir(corpus).unwrap() {
             let bytes = std::fs::read(file.unwrap().path()).unwrap();
             let (mut frames, mut rest) = (Vec::new(), bytes.as_slice());
             while let [kind, low, high, tail @ ..] = rest {
                 let length = usize::from(u16::from_le_bytes([*low, *high])).min(tail.len());
-                frames.push((kind % 5, &tail[..length]));
+                frames.push((kind % 8, &tail[..length]));
                 rest = &tail[length..];
             }
             for bytes in [&bytes, &super::super::format::seal_frames(frames).unwrap()] {

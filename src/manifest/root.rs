@@ -7,10 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::entry::{Edge, Entry, Kind, Status, file_name, parent};
-
-const ENTRY_CONTEXT: &str = "safe-upgrade 2026 manifest v1 entry";
-const DIRECTORY_CONTEXT: &str = "safe-upgrade 2026 manifest v1 directory";
-const ROOT_CONTEXT: &str = "safe-upgrade 2026 manifest v1 root";
+use super::hashing::{Domain, Hashing};
+use super::xattr::XattrValue;
 
 /// The id of a manifest: equal exactly when all entries are equal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,74 +64,122 @@ pub struct OrphanEntry {
 }
 
 /// Takes the entries in their order and yields the id; keeps one hash state per open directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RootBuilder {
+    hashing: Hashing,
     open: Vec<OpenDirectory>,
     root: Option<blake3::Hash>,
+    links: blake3::Hasher,
     entries: u64,
     bytes: u64,
+}
+
+/// A directory whose last entry was seen.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) path: Vec<u8>,
+    pub(super) hash: [u8; 32],
+    pub(super) totals: Totals,
+}
+
+/// What a subtree holds, its top included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    /// Entries that were not read well.
+    pub(super) doubtful: u64,
+    /// Entries that have another name somewhere in the tree.
+    pub(super) linked: u64,
+}
+
+impl Totals {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            entries: 1,
+            bytes: entry.bytes(),
+            doubtful: u64::from(entry.status != Status::Stable),
+            linked: u64::from(entry.link_group.is_some()),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.doubtful += other.doubtful;
+        self.linked += other.linked;
+    }
 }
 
 #[derive(Debug)]
 struct OpenDirectory {
     path: Vec<u8>,
     hasher: blake3::Hasher,
+    totals: Totals,
 }
 
 impl RootBuilder {
-    /// Adds the next entry; the caller has checked the order.
+    /// Begins; the hashes of content must have been made the same way.
+    #[must_use]
+    pub fn new(hashing: &Hashing) -> Self {
+        let links = hashing.hasher(Domain::Links);
+        Self { hashing: hashing.clone(), open: Vec::new(), root: None, links, entries: 0, bytes: 0 }
+    }
+
+    /// The directories that end before an entry whose directory is `parent`, innermost first; all of them for `None`.
+    pub(super) fn close_until(&mut self, parent: Option<&[u8]>, mut closed: impl FnMut(Closed)) {
+        while let Some(top) = self.open.pop_if(|top| Some(top.path.as_slice()) != parent) {
+            let hash = top.hasher.finalize();
+            let OpenDirectory { path, totals, .. } = top;
+            self.fold(&path, hash, totals);
+            closed(Closed { path, hash: *hash.as_bytes(), totals });
+        }
+    }
+
+    /// Adds the next entry; the caller has checked the order and has closed what ends before it.
     ///
     /// # Errors
     /// When the entry's directory is not in the manifest.
-    pub fn push(&mut self, entry: &Entry) -> Result<(), OrphanEntry> {
-        let parent = entry.parent();
-        while self.open.last().is_some_and(|top| Some(top.path.as_slice()) != parent) {
-            self.close();
-        }
-        let is_root = parent.is_none() && self.entries == 0;
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), OrphanEntry> {
+        let is_root = entry.parent().is_none() && self.entries == 0;
         if self.open.is_empty() && !is_root {
             return Err(OrphanEntry { path: entry.path.clone() });
         }
+        if let Some(group) = entry.link_group {
+            self.links.update(&self.entries.to_le_bytes()).update(&group.to_le_bytes());
+        }
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(entry.bytes());
-        let hash = entry_hash(entry);
+        let (hash, totals) = (entry_hash(&self.hashing, entry), Totals::of(entry));
         if matches!(entry.kind, Kind::Directory { .. }) {
-            let mut hasher = blake3::Hasher::new_derive_key(DIRECTORY_CONTEXT);
+            let mut hasher = self.hashing.hasher(Domain::Directory);
             hasher.update(hash.as_bytes());
-            self.open.push(OpenDirectory { path: entry.path.clone(), hasher });
+            self.open.push(OpenDirectory { path: entry.path.clone(), hasher, totals });
         } else {
-            self.fold(&entry.path, hash);
+            self.fold(&entry.path, hash, totals);
         }
         Ok(())
     }
 
-    /// The id, after the last entry.
-    #[must_use]
-    pub fn finish(mut self) -> ManifestId {
-        while !self.open.is_empty() {
-            self.close();
-        }
-        let mut hasher = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
+    /// The id, when all directories are closed.
+    pub(super) fn id(&self) -> ManifestId {
+        let mut hasher = self.hashing.hasher(Domain::Root);
         hasher.update(&self.entries.to_le_bytes());
         hasher.update(&self.bytes.to_le_bytes());
+        hasher.update(self.links.finalize().as_bytes());
         if let Some(root) = self.root {
             hasher.update(root.as_bytes());
         }
         ManifestId(*hasher.finalize().as_bytes())
     }
 
-    fn close(&mut self) {
-        if let Some(OpenDirectory { path, hasher }) = self.open.pop() {
-            self.fold(&path, hasher.finalize());
-        }
-    }
-
-    fn fold(&mut self, path: &[u8], hash: blake3::Hash) {
+    fn fold(&mut self, path: &[u8], hash: blake3::Hash, totals: Totals) {
         debug_assert!(self.open.last().is_none_or(|top| Some(top.path.as_slice()) == parent(path)));
         match self.open.last_mut() {
             Some(directory) => {
                 let name = file_name(path);
                 directory.hasher.update(&length(name)).update(name).update(hash.as_bytes());
+                directory.totals.add(totals);
             }
             None => self.root = Some(hash),
         }
@@ -141,8 +187,8 @@ impl RootBuilder {
 }
 
 /// Hash of everything but the path, field by field as `docs/manifest-format.md` lists them.
-fn entry_hash(entry: &Entry) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new_derive_key(ENTRY_CONTEXT);
+fn entry_hash(hashing: &Hashing, entry: &Entry) -> blake3::Hash {
+    let mut hasher = hashing.hasher(Domain::Entry);
     hasher.update(&[kind_code(&entry.kind)]);
     if let Kind::Directory { edge: edge @ (Edge::Mount | Edge::Stub) } = entry.kind {
         // Its metadata are not of this tree: those of `/run` would change the id of `/` from one second to the next.
@@ -151,14 +197,24 @@ fn entry_hash(entry: &Entry) -> blake3::Hash {
     hasher.update(&entry.mode.to_le_bytes());
     hasher.update(&entry.uid.to_le_bytes()).update(&entry.gid.to_le_bytes());
     hasher.update(&entry.mtime.seconds.to_le_bytes()).update(&entry.mtime.nanoseconds.to_le_bytes());
-    hasher.update(&entry.link_group.unwrap_or(0).to_le_bytes());
     let (code, errno) = status_code(entry.status);
     hasher.update(&[code]).update(&errno.to_le_bytes());
+    hasher.update(&[u8::from(entry.flags.is_some())]).update(&entry.flags.unwrap_or(0).to_le_bytes());
+    hasher.update(&(entry.xattrs.len() as u64).to_le_bytes());
+    for xattr in &entry.xattrs {
+        hasher.update(&length(&xattr.name)).update(&xattr.name);
+        match &xattr.value {
+            XattrValue::Bytes(value) => hasher.update(&[0]).update(&length(value)).update(value),
+            XattrValue::Hashed { size, hash } => {
+                hasher.update(&[1]).update(&u64::from(*size).to_le_bytes()).update(hash)
+            }
+        };
+    }
     match &entry.kind {
         Kind::Directory { edge } => {
             hasher.update(&[edge_code(*edge)]);
         }
-        Kind::File { size, content } => {
+        Kind::File { size, content, .. } => {
             hasher.update(&size.to_le_bytes());
             hasher.update(content.as_ref().map_or(&[][..], |hash| hash));
         }
@@ -211,14 +267,21 @@ pub(super) fn status_code(status: Status) -> (u8, u32) {
 #[cfg(test)]
 mod tests {
     use super::super::entry::tests::{directory, file};
+    use super::super::xattr::Xattr;
     use super::*;
 
+    fn push(builder: &mut RootBuilder, entry: &Entry) -> Result<(), OrphanEntry> {
+        builder.close_until(entry.parent(), |_| {});
+        builder.add(entry)
+    }
+
     fn id(entries: &[Entry]) -> ManifestId {
-        let mut builder = RootBuilder::default();
+        let mut builder = RootBuilder::new(&Hashing::plain());
         for entry in entries {
-            builder.push(entry).unwrap();
+            push(&mut builder, entry).unwrap();
         }
-        builder.finish()
+        builder.close_until(None, |_| {});
+        builder.id()
     }
 
     fn tree() -> Vec<Entry> {
@@ -228,7 +291,10 @@ mod tests {
     #[test]
     fn every_field_reaches_the_id() {
         let base = id(&tree());
-        let change: [fn(&mut Entry); 8] = [
+        let change: [fn(&mut Entry); 11] = [
+            |e| e.flags = Some(0),
+            |e| e.xattrs = vec![Xattr::new("user.a", b"1")],
+            |e| e.xattrs = vec![Xattr::new("user.a", &[1; 5000])],
             |e| e.mode = 0o600,
             |e| e.uid = 1,
             |e| e.gid = 1,
@@ -259,11 +325,11 @@ mod tests {
 
     #[test]
     fn orphans_are_refused() {
-        let mut builder = RootBuilder::default();
-        assert!(builder.push(&file("a", b"")).is_err());
-        builder.push(&directory("")).unwrap();
-        builder.push(&file("a", b"")).unwrap();
-        assert!(builder.push(&file("a/x", b"")).is_err());
+        let mut builder = RootBuilder::new(&Hashing::plain());
+        assert!(push(&mut builder, &file("a", b"")).is_err());
+        push(&mut builder, &directory("")).unwrap();
+        push(&mut builder, &file("a", b"")).unwrap();
+        assert!(push(&mut builder, &file("a/x", b"")).is_err());
     }
 
     #[test]

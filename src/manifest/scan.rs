@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::entry::{Entry, Kind, Mtime, path_order};
 use super::exclude::Excludes;
 use super::format::{FormatError, Header, Manifest};
+use super::hashing::Hashing;
 use super::walk::{self, Stamp};
 use crate::system::identity;
 
@@ -36,6 +37,8 @@ pub struct ScanOptions {
     /// Ask the kernel to drop each file from its cache before it is read, so that the disk is read and not the memory.
     /// Only what was synced can be dropped.
     pub evict: bool,
+    /// How content is hashed.
+    pub hashing: Hashing,
 }
 
 /// A tree that could not be scanned.
@@ -120,6 +123,7 @@ pub fn scan_again(
         excludes: options.excludes.written().to_vec(),
         one_filesystem: !options.cross_mounts,
         crossed_mounts: walked.crossed,
+        ..Header::default()
     };
     let manifest = Manifest::new(header, walked.entries)?;
     Ok(Scan { manifest, stamps: walked.stamps })
@@ -231,6 +235,8 @@ pub(crate) fn now() -> Mtime {
 #[cfg(test)]
 mod tests {
     use super::super::entry::{Edge, Status};
+    use super::super::facts::Facts;
+    use super::super::hashing::Content;
     use super::super::verdict::Report;
     use super::super::{attest, compare};
     use super::*;
@@ -273,8 +279,7 @@ mod tests {
         assert_eq!(entry("link").kind, Kind::Symlink { target: b"/nowhere\n".to_vec() });
         assert_eq!(entry("socket").kind, Kind::Socket);
         assert_eq!((&entry("fifo").kind, entry("fifo").mode), (&Kind::Fifo, 0o600));
-        let content = Some(*blake3::hash(b"zz").as_bytes());
-        assert_eq!(entry("z").kind, Kind::File { size: 2, content });
+        assert_eq!(entry("z").kind, Kind::file(Content::of(b"zz")));
         assert_eq!(entry("alias").link_group, Some(1));
         assert_eq!(entry("d/deep/1").link_group, Some(1));
         assert_eq!((entry("z").link_group, entry("d/z2").link_group), (Some(2), Some(2)));
@@ -310,7 +315,7 @@ mod tests {
         let mut first = scan_again(dir.path(), &options, None, &|_| {}).unwrap();
         let truth = first.manifest.id();
         let place = first.manifest.entries.iter().position(|e| e.path == b"d/deep/2").unwrap();
-        let forged = Kind::File { size: 1, content: Some([9; 32]) };
+        let forged = Kind::file(Content { hash: [9; 32], ..Content::of(b"x") });
         first.manifest.entries[place].kind = forged.clone();
         let again = |first: &Scan| scan_again(dir.path(), &options, Some(first), &|_| {}).unwrap().manifest;
         assert_eq!(again(&first).id(), truth, "young files are read");
@@ -383,8 +388,8 @@ mod tests {
         let mut report = Report::default();
         compare::compare(
             left.entries.iter().map(Ok),
-            right.entries.iter().map(Ok),
-            compare::Carried::ALL,
+            right.entries.iter().map(|entry| Ok((entry, Facts::ALL))),
+            &compare::Rules::default(),
             &mut report,
         )
         .unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::facts::Facts;
 use super::format::Summary;
 
 /// How many differences a report keeps in full; all are counted.
@@ -29,10 +30,20 @@ pub enum Class {
     Device,
     /// Names that should be one inode are not, or the other way round.
     HardLinks,
+    /// Extended attributes, capabilities among them.
+    Xattrs,
+    /// POSIX access control lists.
+    Acl,
+    /// The flags of `chattr`.
+    Flags,
     /// In the manifest, not in the copy.
     Missing,
     /// In the copy, not in the manifest.
     Extra,
+    /// It was read twice, and not the same: the disk, its cable or the memory cannot be trusted.
+    FlakyRead,
+    /// Something that no honest archive holds; it was not followed.
+    Hostile,
     /// The source itself changed while the backup was made: what it should be is not known.
     UnstableSource,
     /// It could not be read, then or now.
@@ -41,6 +52,8 @@ pub enum Class {
     NotChecked,
     /// The way of copying or restoring cannot carry this.
     LostByFormat,
+    /// A sparse file takes more room than in the source; its content is the same.
+    Holes,
 }
 
 /// What a class says about the copy.
@@ -50,11 +63,15 @@ pub enum Meaning {
     Damage,
     /// It could not be found out whether it is.
     Unknown,
+    /// The copy is all that it can be, and a restore from it brings back less than the source had.
+    Lost,
+    /// Worth knowing; the copy is what it should be.
+    Remark,
 }
 
 impl Class {
     /// All classes, in the order in which they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::Content,
         Self::Size,
         Self::Type,
@@ -64,12 +81,18 @@ impl Class {
         Self::LinkTarget,
         Self::Device,
         Self::HardLinks,
+        Self::Xattrs,
+        Self::Acl,
+        Self::Flags,
         Self::Missing,
         Self::Extra,
+        Self::FlakyRead,
+        Self::Hostile,
         Self::UnstableSource,
         Self::Unreadable,
         Self::NotChecked,
         Self::LostByFormat,
+        Self::Holes,
     ];
 
     /// The stable name, in text and JSON.
@@ -85,12 +108,18 @@ impl Class {
             Self::LinkTarget => "link-target",
             Self::Device => "device",
             Self::HardLinks => "hard-links",
+            Self::Xattrs => "xattrs",
+            Self::Acl => "acl",
+            Self::Flags => "flags",
             Self::Missing => "missing",
             Self::Extra => "extra",
+            Self::FlakyRead => "flaky-read",
+            Self::Hostile => "hostile",
             Self::UnstableSource => "unstable-source",
             Self::Unreadable => "unreadable",
             Self::NotChecked => "not-checked",
             Self::LostByFormat => "lost-by-format",
+            Self::Holes => "holes",
         }
     }
 
@@ -98,9 +127,9 @@ impl Class {
     #[must_use]
     pub fn meaning(self) -> Meaning {
         match self {
-            Self::UnstableSource | Self::Unreadable | Self::NotChecked | Self::LostByFormat => {
-                Meaning::Unknown
-            }
+            Self::UnstableSource | Self::Unreadable | Self::NotChecked => Meaning::Unknown,
+            Self::LostByFormat => Meaning::Lost,
+            Self::Holes => Meaning::Remark,
             Self::Content
             | Self::Size
             | Self::Type
@@ -110,8 +139,13 @@ impl Class {
             | Self::LinkTarget
             | Self::Device
             | Self::HardLinks
+            | Self::Xattrs
+            | Self::Acl
+            | Self::Flags
             | Self::Missing
-            | Self::Extra => Meaning::Damage,
+            | Self::Extra
+            | Self::FlakyRead
+            | Self::Hostile => Meaning::Damage,
         }
     }
 }
@@ -140,6 +174,8 @@ pub struct Difference {
 pub enum Verdict {
     /// All of it was checked and equal.
     Same,
+    /// All of it was checked, and equal but for what the format cannot carry.
+    SameButLost,
     /// Something differs.
     NotSame,
     /// Nothing was seen to differ, but not all could be checked, or nothing was.
@@ -152,6 +188,7 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Same => "same",
+            Self::SameButLost => "same-but-lost",
             Self::NotSame => "not-same",
             Self::Unknown => "unknown",
         }
@@ -177,6 +214,8 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of content that were compared.
     pub bytes: u64,
+    lost: BTreeMap<&'static str, u64>,
+    accepted: BTreeMap<&'static str, u64>,
     /// How far the proof goes; "same" is [`Report::is_same`].
     pub levels: Levels,
     /// The manifest that it was compared with, read to its end; `None` for a sample.
@@ -195,6 +234,8 @@ impl Report {
             kept,
             entries: 0,
             bytes: 0,
+            lost: BTreeMap::new(),
+            accepted: BTreeMap::new(),
             levels: Levels::default(),
             manifest: None,
             remarks: Vec::new(),
@@ -209,19 +250,44 @@ impl Report {
         }
     }
 
+    /// Counts a fact of an entry that the copy cannot hold.
+    pub fn lose(&mut self, fact: Facts) {
+        fact.names().for_each(|name| *self.lost.entry(name).or_default() += 1);
+    }
+
+    /// The same, where the loss was accepted beforehand: no finding.
+    pub fn accept(&mut self, fact: Facts) {
+        fact.names().for_each(|name| *self.accepted.entry(name).or_default() += 1);
+    }
+
+    /// Which facts are lost, of how many entries.
+    #[must_use]
+    pub fn lost(&self) -> &BTreeMap<&'static str, u64> {
+        &self.lost
+    }
+
+    /// Which facts are lost and were accepted to be, of how many entries.
+    #[must_use]
+    pub fn accepted(&self) -> &BTreeMap<&'static str, u64> {
+        &self.accepted
+    }
+
     /// The answer. Zero entries checked is never "same".
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.counts.keys().any(|class| class.meaning() == Meaning::Damage) {
+        let any = |meaning| self.counts.keys().any(|class| class.meaning() == meaning);
+        if any(Meaning::Damage) {
             Verdict::NotSame
-        } else if self.entries == 0 || !self.counts.is_empty() {
+        } else if self.entries == 0 || any(Meaning::Unknown) {
             Verdict::Unknown
+        } else if any(Meaning::Lost) {
+            Verdict::SameButLost
         } else {
             Verdict::Same
         }
     }
 
-    /// Everything was checked, at least one entry, and nothing differs.
+    /// Everything was checked, at least one entry, and nothing differs or is lost.
     #[must_use]
     pub fn is_same(&self) -> bool {
         self.verdict() == Verdict::Same
@@ -256,7 +322,9 @@ impl Report {
         let checked = format!("{} entries, {} bytes checked", self.entries, self.bytes);
         let found: Vec<String> = self.counts().map(|(class, count)| format!("{count} {class}")).collect();
         match self.verdict() {
-            Verdict::Same => format!("same: {checked}"),
+            Verdict::Same if found.is_empty() => format!("same: {checked}"),
+            Verdict::Same => format!("same: {checked}; {}", found.join(", ")),
+            Verdict::SameButLost => format!("same but for what is lost: {} ({checked})", found.join(", ")),
             Verdict::NotSame => format!("not the same: {} ({checked})", found.join(", ")),
             Verdict::Unknown if self.entries == 0 => format!("unknown: nothing was checked ({checked})"),
             Verdict::Unknown => format!("unknown: {} ({checked})", found.join(", ")),
@@ -291,7 +359,7 @@ mod tests {
         for class in Class::ALL {
             let mut report = Report { entries: 1, ..Report::default() };
             report.add(difference(class));
-            assert!(!report.is_same(), "{class}");
+            assert_eq!(report.is_same(), class.meaning() == Meaning::Remark, "{class}");
             report.add(difference(Class::Mode));
             assert_eq!(report.verdict(), Verdict::NotSame);
         }

@@ -242,20 +242,20 @@ impl<'w> Walk<'w> {
                 // A file that cannot be opened will be told by whoever reads it.
                 let _ = content::evict(dir.fd.as_fd(), &child.name);
             }
-            let kind = Kind::File { size: child.stat.st_size.cast_unsigned(), content: None };
+            let kind = Kind::unread_file(child.stat.st_size.cast_unsigned());
             return Ok(node(child.path, kind, &child.stat, Status::Stable));
         };
         if let Some(kind) = known.and_then(|known| known.unchanged(&child.path, &Stamp::of(&child.stat))) {
             return Ok(node(child.path, kind.clone(), &child.stat, Status::Stable));
         }
-        match content::read_file(dir.fd.as_fd(), &child.name, self.options.evict) {
-            Ok(ReadFile { stat, size, hash, stable }) => {
+        match content::read_file(dir.fd.as_fd(), &child.name, self.options.evict, &self.options.hashing) {
+            Ok(ReadFile { stat, content, stable }) => {
                 let status = if stable { Status::Stable } else { Status::Unstable };
-                Ok(node(child.path, Kind::File { size, content: Some(hash) }, &stat, status))
+                Ok(node(child.path, Kind::file(content), &stat, status))
             }
             Err(errno) if is_shortage(errno) => Err(shortage(&child.path, errno)),
             Err(errno) => {
-                let kind = Kind::File { size: child.stat.st_size.cast_unsigned(), content: None };
+                let kind = Kind::unread_file(child.stat.st_size.cast_unsigned());
                 Ok(node(child.path, kind, &child.stat, unreadable(errno)))
             }
         }
@@ -334,9 +334,7 @@ pub(super) fn node_at(dir: BorrowedFd<'_>, name: &CStr, path: Vec<u8>) -> Result
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
     let plain = |kind, path| node(path, kind, &stat, Status::Stable).entry;
     match file_type(&stat) {
-        FileType::RegularFile => {
-            Ok((plain(Kind::File { size: stat.st_size.cast_unsigned(), content: None }, path), true))
-        }
+        FileType::RegularFile => Ok((plain(Kind::unread_file(stat.st_size.cast_unsigned()), path), true)),
         FileType::Directory => Ok((plain(Kind::Directory { edge: Edge::Inside }, path), false)),
         _ => Ok((special(dir, Child { name: name.to_owned(), path, stat }).entry, false)),
     }
@@ -367,8 +365,6 @@ fn special(dir: BorrowedFd<'_>, child: Child) -> Node {
 fn node(path: Vec<u8>, kind: Kind, stat: &Stat, status: Status) -> Node {
     let stamp = Stamp::of(stat);
     let entry = Entry {
-        path,
-        kind,
         // Twelve bits fit.
         mode: (stat.st_mode & MODE_BITS) as u16,
         uid: stat.st_uid,
@@ -378,8 +374,8 @@ fn node(path: Vec<u8>, kind: Kind, stat: &Stat, status: Status) -> Node {
             // The kernel keeps it below 1 000 000 000; a filesystem that does not is refused by the manifest's own check.
             nanoseconds: u32::try_from(stamp.mtime.1).unwrap_or(u32::MAX),
         },
-        link_group: None,
         status,
+        ..Entry::new(path, kind)
     };
     Node { entry, stamp }
 }

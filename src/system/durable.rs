@@ -24,25 +24,70 @@ fn at<'p>(action: &'static str, path: &'p Path) -> impl FnOnce(io::Error) -> Dur
 /// # Errors
 /// Names the path and what could not be done; the old file is then still whole.
 pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = parent.join(format!(".{name}.safe-upgrade-new"));
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &beside)(error)),
-        _ => {}
+    let mut replacement = Replacement::begin(path, mode)?;
+    replacement.file.write_all(bytes).map_err(at("write", &replacement.beside))?;
+    replacement.commit()
+}
+
+/// A file that is being written beside the one that it will replace; dropped, it leaves the old one as it was.
+#[derive(Debug)]
+pub struct Replacement {
+    file: File,
+    path: PathBuf,
+    beside: PathBuf,
+    done: bool,
+}
+
+impl Replacement {
+    /// Creates the file beside `path`. `mode` is the permission bits of the new file.
+    ///
+    /// # Errors
+    /// Names the path.
+    pub fn begin(path: &Path, mode: u32) -> Result<Self, DurableError> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = parent.join(format!(".{name}.safe-upgrade-new"));
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(at("remove", &beside)(error));
+            }
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&beside)
+            .map_err(at("create", &beside))?;
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))
+            .map_err(|errno| at("set the mode of", &beside)(errno.into()))?;
+        Ok(Self { file, path: path.to_owned(), beside, done: false })
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)
-        .map_err(at("create", &beside))?;
-    file.write_all(bytes).map_err(at("write", &beside))?;
-    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))
-        .map_err(|errno| at("set the mode of", &beside)(errno.into()))?;
-    file.sync_all().map_err(at("sync", &beside))?;
-    std::fs::rename(&beside, path).map_err(at("replace", path))?;
-    sync_directory(parent)
+
+    /// The file, to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Syncs what was written and puts it in place.
+    ///
+    /// # Errors
+    /// Names the path; the old file is then still whole.
+    pub fn commit(mut self) -> Result<(), DurableError> {
+        self.file.sync_all().map_err(at("sync", &self.beside))?;
+        std::fs::rename(&self.beside, &self.path).map_err(at("replace", &self.path))?;
+        self.done = true;
+        sync_directory(self.path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.done {
+            // It replaces nothing; the next attempt removes it too.
+            let _ = std::fs::remove_file(&self.beside);
+        }
+    }
 }
 
 /// Removes a file and syncs its directory. A file that is not there is fine.
