@@ -7,6 +7,7 @@
 //! | [`hashing`] | plain or keyed, and block by block |
 //! | [`root`] | the Merkle root: the manifest's id |
 //! | [`format`], [`write`] | the file on disk: frames, digests, limits |
+//! | [`indexed`], [`diff`] | parts of a file, and two files without what is equal in both |
 //! | [`scan`] | reading a tree, in parallel |
 //! | [`facts`] | what a way of copying can carry |
 //! | [`collect`], [`sorter`] | entries in any order into the order of a manifest, outside memory |
@@ -23,6 +24,7 @@ mod codec;
 pub mod collect;
 pub mod compare;
 mod content;
+pub mod diff;
 mod directories;
 pub mod entry;
 pub mod exclude;
@@ -30,6 +32,7 @@ pub mod facts;
 pub mod flags;
 pub mod format;
 pub mod hashing;
+pub mod indexed;
 mod partition;
 mod read;
 pub mod root;
