@@ -64,7 +64,7 @@ fn restore_and_compare(criterion: &mut Criterion) {
             let options = VerifyOptions { workers, ..VerifyOptions::default() };
             let (copy, manifest) = (backup.place.copy(), backup.place.manifest());
             bencher.iter(|| {
-                assert!(verify_restored(&copy, &manifest, &scratch, options, &|_| {}).unwrap().is_same())
+                assert!(verify_restored(&copy, &manifest, &scratch, &options, &|_| {}).unwrap().is_same())
             });
         });
     }

@@ -14,6 +14,7 @@
 //! | [`journal`] | records on disk: digest chain, torn tail, lock | `machine`, `system` |
 //! | [`driver`] | replay, next step, perform, record, again | `machine`, `evidence` |
 //! | [`phases`] | doing: one file per phase | everything below |
+//! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
@@ -39,3 +40,4 @@ pub mod sim;
 pub mod snapshot;
 pub mod sources;
 pub mod system;
+pub mod verify;

@@ -204,8 +204,8 @@ fn without_root_owners_are_lost_and_said_to_be() {
     let text = String::from_utf8(output.stdout).unwrap();
     let json: Value = serde_json::from_str(&text)
         .unwrap_or_else(|_| panic!("{text} {}", String::from_utf8_lossy(&output.stderr)));
-    assert_eq!(output.status.code(), Some(1), "{json}");
-    assert_eq!(json["verdict"], "unknown");
+    assert_eq!(output.status.code(), Some(8), "{json}");
+    assert_eq!(json["verdict"], "same-but-lost");
     assert_eq!(json["counts"], serde_json::json!({ "lost-by-format": 25 }), "{json}");
     assert_eq!(fs::read_dir(lab.path("scratch")).unwrap().count(), 0);
 }

@@ -13,28 +13,37 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::restore::{self, Share};
 use super::rsync::{Ended, RsyncError};
-use crate::manifest::compare::{Rules, compare};
+use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, Header};
+use crate::manifest::judge::judge;
 use crate::manifest::scan::{ScanError, survey};
-use crate::manifest::verdict::{Class, Difference};
-use crate::manifest::{Facts, Manifest, Progress, Report, ScanOptions, open_file, scan};
+use crate::manifest::{Facts, Found, Hashing, Manifest, Progress, Report, ScanOptions, open_file_with, scan};
 use crate::system::durable::{self, DurableError};
 
 /// How a copy is verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct VerifyOptions {
     /// How many rsyncs restore at once.
     pub workers: usize,
     /// How many differences are kept in full.
     pub kept: usize,
+    /// Losses that are known and wanted.
+    pub accept_lost: Facts,
+    /// How the manifest's hashes were made.
+    pub hashing: Hashing,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         // Reading small cold files is mostly waiting, so more than cores. Beyond four on two cores the gain was within the noise.
-        Self { workers: (2 * cores).clamp(4, 12), kept: crate::manifest::verdict::DEFAULT_KEPT }
+        Self {
+            workers: (2 * cores).clamp(4, 12),
+            kept: crate::manifest::verdict::DEFAULT_KEPT,
+            accept_lost: Facts::NONE,
+            hashing: Hashing::plain(),
+        }
     }
 }
 
@@ -108,24 +117,6 @@ pub enum VerifyError {
     Sync(#[from] DurableError),
 }
 
-/// Reads a copy where it is and compares it with a manifest. Reaches the level "stored".
-///
-/// # Errors
-/// When that could not be done; never because of what the copy holds.
-pub fn verify_stored(
-    copy: &Path,
-    manifest: &Path,
-    options: VerifyOptions,
-    progress: &(dyn Fn(VerifyProgress) + Sync),
-) -> Result<Report, VerifyError> {
-    let scan_options = scan_options(&header(manifest)?)?;
-    let found = read(copy, &scan_options, progress)?;
-    let mut report = Report::keeping(options.kept);
-    judge(manifest, &found, Facts::ALL, &mut report)?;
-    report.levels.stored = true;
-    Ok(report)
-}
-
 /// Restores a copy into a fresh private directory below `scratch`, compares what came out with a manifest, and removes it
 /// again. Reaches the levels "stored" and "restored".
 ///
@@ -137,10 +128,10 @@ pub fn verify_restored(
     copy: &Path,
     manifest: &Path,
     scratch: &Path,
-    options: VerifyOptions,
+    options: &VerifyOptions,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<Report, VerifyError> {
-    let scan_options = scan_options(&header(manifest)?)?;
+    let scan_options = scan_options(&header(manifest, &options.hashing)?, &options.hashing)?;
     progress(VerifyProgress::Listing);
     let copy = std::fs::canonicalize(copy).map_err(|source| VerifyError::Read {
         tree: copy.to_owned(),
@@ -163,7 +154,12 @@ pub fn verify_restored(
     durable::sync_filesystem(&private.path())?;
     let found = read(&private.path(), &scan_options, progress)?;
     let mut report = Report::keeping(options.kept);
-    judge(manifest, &found, Facts::restored_by(rustix::process::geteuid().is_root()), &mut report)?;
+    // rsync does not restore the flags of chattr.
+    let carries = Facts::restored_by(rustix::process::geteuid().is_root()).without(Facts::FLAGS);
+    let rules = Rules { accept_lost: options.accept_lost, carries, ..Rules::default() };
+    let entries = found.entries.into_iter().map(|entry| Ok(Found::whole(entry)));
+    judge(manifest, &options.hashing, entries, &rules, &mut report)
+        .map_err(|source| VerifyError::Manifest { path: manifest.to_owned(), source })?;
     report.levels.stored = true;
     report.levels.restored = words.is_empty();
     if let Err(error) = private.remove() {
@@ -237,46 +233,38 @@ fn read(
         .map_err(|source| VerifyError::Read { tree: tree.to_owned(), source })
 }
 
-fn judge(path: &Path, found: &Manifest, carried: Facts, report: &mut Report) -> Result<(), VerifyError> {
-    let unusable = |source| VerifyError::Manifest { path: path.to_owned(), source };
-    let mut reader = open_file(path).map_err(unusable)?;
-    let found = found.entries.iter().map(|entry| Ok((entry, carried)));
-    compare(&mut reader, found, &Rules::default(), report).map_err(unusable)?;
-    report.manifest = reader.summary();
-    if report.entries == 0 {
-        report.add(Difference {
-            class: Class::NotChecked,
-            path: Vec::new(),
-            expected: "something to check".to_owned(),
-            found: "nothing was checked".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn header(path: &Path) -> Result<Header, VerifyError> {
-    let reader = open_file(path);
+fn header(path: &Path, hashing: &Hashing) -> Result<Header, VerifyError> {
+    let reader = open_file_with(path, hashing);
     reader
         .map(|reader| reader.header().clone())
         .map_err(|source| VerifyError::Manifest { path: path.to_owned(), source })
 }
 
 /// What the manifest left out is not looked for in the copy either.
-fn scan_options(header: &Header) -> Result<ScanOptions, VerifyError> {
+fn scan_options(header: &Header, hashing: &Hashing) -> Result<ScanOptions, VerifyError> {
     Ok(ScanOptions {
         excludes: Excludes::parse(&header.excludes)?,
         cross_mounts: !header.one_filesystem,
         evict: true,
+        hashing: hashing.clone(),
         ..ScanOptions::default()
     })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{BackupOptions, Place, back_up};
     use super::*;
     use crate::manifest::{Class, Verdict};
+    use crate::sources::Source;
+    use crate::verify::{Against, Request, verify};
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// The copy read where it is.
+    pub(in crate::backup) fn stored(copy: &Path, manifest: &Path) -> Report {
+        let against = Against::Manifest(manifest.to_owned());
+        verify(&Request::new(Source::Path(copy.to_owned()), against), &|_| {}).unwrap()
+    }
 
     struct Lab {
         dir: tempfile::TempDir,
@@ -324,16 +312,15 @@ mod tests {
 
         fn verify(&self) -> Result<Report, VerifyError> {
             let (place, scratch) = (self.place(), self.dir.path().join("scratch"));
-            let stored = verify_stored(&place.copy(), &place.manifest(), VerifyOptions::default(), &|_| {})?;
             let restored = verify_restored(
                 &place.copy(),
                 &place.manifest(),
                 &scratch,
-                VerifyOptions::default(),
+                &VerifyOptions::default(),
                 &|_| {},
             )?;
             assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "the scratch is empty again");
-            assert_eq!(stored.differences(), restored.differences());
+            assert_eq!(stored(&place.copy(), &place.manifest()).differences(), restored.differences());
             Ok(restored)
         }
     }
@@ -397,7 +384,7 @@ mod tests {
         }
         let place = lab.place();
         let verify = |copy: &Path| {
-            verify_restored(copy, &place.manifest(), scratch.path(), VerifyOptions::default(), &|_| {})
+            verify_restored(copy, &place.manifest(), scratch.path(), &VerifyOptions::default(), &|_| {})
         };
         let result = verify(&place.copy());
         // Compressible by holes only on the way in: many small files need more than their bytes.

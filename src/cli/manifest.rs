@@ -8,13 +8,18 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use super::verify::{exit_of, print_json, print_text, put_bytes};
+use super::keys::hashing;
+use super::report::{print_json, print_text, put_bytes};
+use super::verify::exit_of;
 use crate::error::{Exit, Failure};
-use crate::manifest::compare::{Rules, compare};
+use crate::manifest::compare::Rules;
+use crate::manifest::diff::diff as compare_manifests;
 use crate::manifest::entry::{Edge, Entry, Kind, Mtime, Status};
 use crate::manifest::exclude::Excludes;
 use crate::manifest::format::FormatError;
-use crate::manifest::{Found, Header, Report, ScanOptions, Summary, open_file, scan, write_file};
+use crate::manifest::indexed::Indexed;
+use crate::manifest::root::ManifestId;
+use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file, open_file_with, scan};
 use crate::system::show;
 
 /// Takes, shows, compares and exports manifests. Needs no root and no configuration.
@@ -34,16 +39,31 @@ pub enum ManifestCommand {
     Show {
         /// The manifest.
         file: PathBuf,
+        /// The key of a keyed manifest.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Compares two manifests.
+    /// Says whether each manifest follows the one before it.
+    Chain {
+        /// The manifests of one tree, the oldest first.
+        #[arg(required = true, num_args = 2..)]
+        files: Vec<PathBuf>,
+        /// The key of keyed manifests.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Compares two manifests, without reading what is equal in both.
     Diff {
         /// What should be.
         a: PathBuf,
         /// What is.
         b: PathBuf,
+        /// The key of keyed manifests.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -63,9 +83,15 @@ pub enum ManifestCommand {
 pub struct CreateArgs {
     /// The tree, a directory.
     pub tree: PathBuf,
-    /// Where the manifest is written; an existing one is replaced at once.
+    /// Where the manifest is written, or - for standard output; an existing one is replaced at once.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// The manifest of the same tree that this one follows; its id becomes part of this one.
+    #[arg(long, value_name = "FILE")]
+    pub previous: Option<PathBuf>,
+    /// Make all hashes with a key: a file of 32 bytes, or of 64 hexadecimal digits.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Leave out what matches, with all below: a path in the tree, with `?`, `*` and `**` (may be given several times).
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<OsString>,
@@ -90,8 +116,13 @@ pub enum ExportFormat {
 pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     match &args.command {
         ManifestCommand::Create(args) => create(args, out),
-        ManifestCommand::Show { file, json } => show_file(file, *json, out),
-        ManifestCommand::Diff { a, b, json } => diff(a, b, *json, out),
+        ManifestCommand::Show { file, key_file, json } => {
+            show_file(file, &hashing(key_file.as_deref())?, *json, out)
+        }
+        ManifestCommand::Chain { files, key_file } => chain(files, &hashing(key_file.as_deref())?, out),
+        ManifestCommand::Diff { a, b, key_file, json } => {
+            diff([a, b], &hashing(key_file.as_deref())?, *json, out)
+        }
         ManifestCommand::Export { file, format } => export(file, *format, out),
     }
 }
@@ -99,13 +130,29 @@ pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
 fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let patterns: Vec<Vec<u8>> = args.exclude.iter().map(|pattern| pattern.clone().into_vec()).collect();
     let excludes = Excludes::parse(&patterns).map_err(|error| Failure::usage(error.to_string()))?;
-    refuse_output_inside(args, &excludes)?;
-    let options = ScanOptions { excludes, cross_mounts: args.cross_mounts, ..ScanOptions::default() };
+    let hashing = hashing(args.key_file.as_deref())?;
+    let to_stdout = args.output.as_os_str() == "-";
+    if !to_stdout {
+        refuse_output_inside(args, &excludes)?;
+    }
+    let previous = args.previous.as_deref().map(|file| previous(file, &args.tree, &hashing)).transpose()?;
+    let options = ScanOptions {
+        excludes,
+        cross_mounts: args.cross_mounts,
+        hashing: hashing.clone(),
+        ..ScanOptions::default()
+    };
     let begun = Instant::now();
     let tree = show::path(&args.tree);
-    let manifest = scan(&args.tree, &options, &|_| {})
+    let mut manifest = scan(&args.tree, &options, &|_| {})
         .map_err(|error| Failure::failed(format!("could not read {tree}"), error))?;
-    write_file(&manifest, &args.output)
+    manifest.header.previous = previous;
+    let written = if to_stdout {
+        manifest.write(&mut *out, Path::new("-"), &hashing).map(drop)
+    } else {
+        manifest.write_file(&args.output, &hashing)
+    };
+    written
         .map_err(|error| Failure::failed(format!("could not write {}", show::path(&args.output)), error))?;
     let Summary { entries, bytes, id } = manifest.summary;
     let count = |wanted: fn(&Entry) -> bool| manifest.entries.iter().filter(|entry| wanted(entry)).count();
@@ -121,8 +168,48 @@ fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     if unreadable > 0 {
         text.push_str(&format!("{unreadable} entries could not be read, and are marked so\n"));
     }
-    out.write_all(text.as_bytes()).map_err(no_output)?;
+    // Where the manifest itself goes there is no place for words about it.
+    if !to_stdout {
+        out.write_all(text.as_bytes()).map_err(no_output)?;
+    }
     Ok(if unreadable > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// The id of the manifest that the new one follows; it must be of the same tree of the same machine.
+fn previous(file: &Path, tree: &Path, hashing: &Hashing) -> Result<ManifestId, Failure> {
+    let indexed = Indexed::open(file, hashing).map_err(|error| unusable(file, error))?;
+    let before = indexed.header();
+    let now = std::fs::canonicalize(tree)
+        .map_err(|error| Failure::failed(format!("could not look at {}", show::path(tree)), error))?;
+    if before.tree != now.as_os_str().as_bytes() {
+        let message = format!("{} is of {}, not of this tree", show::path(file), show::bytes(&before.tree));
+        return Err(Failure::usage(message));
+    }
+    Ok(indexed.summary().id)
+}
+
+fn chain(files: &[PathBuf], hashing: &Hashing, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut before: Option<(&Path, Header, ManifestId)> = None;
+    let mut broken = 0;
+    for file in files {
+        let indexed = Indexed::open(file, hashing).map_err(|error| unusable(file, error))?;
+        let (header, id) = (indexed.header().clone(), indexed.summary().id);
+        let verdict = match &before {
+            None => format!("first, taken {}", time(header.started)),
+            Some((name, last, _)) if last.tree != header.tree || last.machine != header.machine => {
+                broken += 1;
+                format!("BROKEN: not of the same tree and machine as {}", show::path(name))
+            }
+            Some((name, _, last)) if header.previous != Some(*last) => {
+                broken += 1;
+                format!("BROKEN: does not follow {}", show::path(name))
+            }
+            Some((name, ..)) => format!("follows {}, taken {}", show::path(name), time(header.started)),
+        };
+        writeln!(out, "{}  {id}  {verdict}", show::path(file)).map_err(no_output)?;
+        before = Some((file, header, id));
+    }
+    Ok(if broken > 0 { Exit::NotSame } else { Exit::Done })
 }
 
 /// A manifest in its own tree would be an entry that changes whenever it is written.
@@ -164,8 +251,8 @@ impl Seen {
     }
 }
 
-fn show_file(file: &Path, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let mut reader = open_file(file).map_err(|error| unusable(file, error))?;
+fn show_file(file: &Path, hashing: &Hashing, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut reader = open_file_with(file, hashing).map_err(|error| unusable(file, error))?;
     let mut seen = Seen::default();
     for entry in &mut reader {
         seen.add(&entry.map_err(|error| unusable(file, error))?);
@@ -189,9 +276,10 @@ fn header_text(header: &Header, summary: &Summary, seen: &Seen) -> String {
         (false, false) => "none met".to_owned(),
     };
     format!(
-        "id        {}\ntree      {}\nhost      {}\ntaken     {} to {} by {}\nentries   {} ({})\nbytes     {}\n\
+        "id        {}\nprevious  {}\ntree      {}\nhost      {}\ntaken     {} to {} by {}\nentries   {} ({})\nbytes     {}\n\
          excludes  {}\nmounts    {mounts}\nunstable  {}\nunreadable {}\nthe manifest is whole\n",
         summary.id,
+        header.previous.map_or_else(|| "none named".to_owned(), |id| id.to_string()),
         show::bytes(&header.tree),
         show::line(&header.host),
         time(header.started),
@@ -214,6 +302,10 @@ fn header_json(header: &Header, summary: &Summary, seen: &Seen) -> Value {
     let excludes: Vec<Value> = header.excludes.iter().map(|pattern| show::bytes(pattern).into()).collect();
     let more = json!({
         "host": header.host,
+        "machine": header.machine,
+        "filesystem": header.filesystem,
+        "previous": header.previous.map(|id| id.to_string()),
+        "keyed": header.key_check.is_some(),
         "tool": header.tool,
         "started": time(header.started),
         "ended": time(header.ended),
@@ -233,16 +325,14 @@ fn header_json(header: &Header, summary: &Summary, seen: &Seen) -> Value {
     Value::Object(object)
 }
 
-fn diff(a: &Path, b: &Path, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let mut expected = open_file(a).map_err(|error| unusable(a, error))?;
-    let mut found = open_file(b).map_err(|error| unusable(b, error))?;
+fn diff([a, b]: [&Path; 2], hashing: &Hashing, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let expected = Indexed::open(a, hashing).map_err(|error| unusable(a, error))?;
+    let found = Indexed::open(b, hashing).map_err(|error| unusable(b, error))?;
     let mut report = Report::default();
-    let entries = (&mut found).map(|entry| entry.map(Found::whole));
-    compare(&mut expected, entries, &Rules::default(), &mut report).map_err(|error| {
+    compare_manifests(&expected, &found, &Rules::default(), &mut report).map_err(|error| {
         let message = format!("could not compare {} with {}", show::path(a), show::path(b));
         Failure::failed(message, error)
     })?;
-    report.manifest = expected.summary();
     let printed = if json { print_json(&report, out) } else { print_text(&report, out) };
     printed.map_err(no_output)?;
     Ok(exit_of(&report))

@@ -1,40 +1,80 @@
-//! `safe-upgrade verify`: is this copy what the manifest says? And how a report is shown, here and by `manifest diff`.
+//! `safe-upgrade verify`: is this copy what it should be?
 
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::Write;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
-
-use crate::backup::{VerifyError, VerifyOptions, verify_restored, verify_stored};
+use super::report::{print_json, print_json_lines, print_text};
 use crate::error::{Exit, Failure};
-use crate::manifest::verdict::{Difference, Meaning};
-use crate::manifest::{Report, Verdict};
-use crate::system::show;
+use crate::manifest::verdict::DEFAULT_KEPT;
+use crate::manifest::{Facts, Report, Verdict};
+use crate::sources::Source;
+use crate::verify::{Against, Engine, Request, VerifyError, request::DEFAULT_SCRATCH, verify};
 
-/// Version of the JSON of a report: raised when a field changes its meaning or goes away, not when one is added.
-pub const REPORT_SCHEMA: u32 = 1;
+const COPIES: &str = "COPY is a path (a directory, a tar archive or a btrfs send stream, compressed or not), or one of
+  tar:FILE  tar:-  send:FILE  send:-         an archive or stream, from standard input with -
+  ssh:[USER@]HOST:PATH                       a directory on another machine
+  restic:REPO  borg:REPO[::ARCHIVE]          a repository
+  rclone:REMOTE:PATH                         whatever rclone reaches
+Exit codes: 0 the same · 8 the same but for what such a copy cannot hold · 7 not the same · 1 could not find out";
 
-/// Compares a copy with a manifest. Needs no root and no configuration.
+/// Compares a copy with a manifest, or with a live tree. Needs no root and no configuration.
 #[derive(Debug, clap::Args)]
+#[command(after_help = COPIES)]
 pub struct VerifyArgs {
-    /// The copy, a directory.
-    pub copy: PathBuf,
+    /// The copy.
+    pub copy: OsString,
     /// The manifest of what it should be.
+    #[arg(long, value_name = "FILE", required_unless_present = "against")]
+    pub manifest: Option<PathBuf>,
+    /// A live tree that it should be equal to, instead of a manifest.
+    #[arg(long, value_name = "TREE", conflicts_with = "manifest")]
+    pub against: Option<PathBuf>,
+    /// The key of a keyed manifest: a file of 32 bytes, or of 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
-    pub manifest: PathBuf,
+    pub key_file: Option<PathBuf>,
     /// Really restore the copy into a fresh private directory in DIR, compare what came out, and remove it again.
     #[arg(long, value_name = "DIR")]
     pub restore_to: Option<PathBuf>,
-    /// How many rsyncs restore at once.
+    /// Where temporary files go.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_SCRATCH)]
+    pub scratch: PathBuf,
+    /// A loss that is known and wanted, and not held against the copy (may be given several times): mode, owner, mtime,
+    /// mtime-nanoseconds, xattrs, acl, flags, holes, hard-links, symlinks, devices, fifos, sockets, directories.
+    #[arg(long, value_name = "FACT", value_parser = fact)]
+    pub accept_lost: Vec<Facts>,
+    /// What an archive has in front of the manifest's paths, as srv/www.
+    #[arg(long, value_name = "PATH")]
+    pub strip: Option<OsString>,
+    /// Which snapshot or archive of a repository; by default the latest.
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+    /// Where in the snapshot the tree is; by default where the manifest was taken.
+    #[arg(long, value_name = "PATH")]
+    pub inside: Option<PathBuf>,
+    /// A file that holds the repository's password.
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// A configuration file of the engine, as rclone's.
+    #[arg(long, value_name = "FILE")]
+    pub engine_config: Option<PathBuf>,
+    /// An option for ssh (may be given several times), as -p2222.
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub ssh_option: Vec<OsString>,
+    /// How many rsyncs restore a directory at once.
     #[arg(long, value_name = "N", requires = "restore_to")]
     pub workers: Option<NonZeroUsize>,
     /// How many differences are listed in full; all are counted.
-    #[arg(long, value_name = "N", default_value_t = crate::manifest::verdict::DEFAULT_KEPT)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_KEPT)]
     pub max_differences: usize,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Print one JSON object per difference, and the summary as the last.
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
 }
 
 /// Verifies and prints the report.
@@ -42,18 +82,53 @@ pub struct VerifyArgs {
 /// # Errors
 /// When it could not be found out whether the copy is what it should be.
 pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let mut options = VerifyOptions { kept: args.max_differences, ..VerifyOptions::default() };
-    if let Some(workers) = args.workers {
-        options.workers = workers.get();
-    }
-    let verified = match &args.restore_to {
-        None => verify_stored(&args.copy, &args.manifest, options, &|_| {}),
-        Some(scratch) => verify_restored(&args.copy, &args.manifest, scratch, options, &|_| {}),
+    let request = request(args)?;
+    let report = verify(&request, &|_| {}).map_err(|error| explain(&request, error))?;
+    let printed = match (args.json, args.jsonl) {
+        (true, _) => print_json(&report, out),
+        (_, true) => print_json_lines(&report, out),
+        _ => print_text(&report, out),
     };
-    let report = verified.map_err(|error| explain(args, error))?;
-    let printed = if args.json { print_json(&report, out) } else { print_text(&report, out) };
     printed.map_err(|error| Failure::failed("failed to write the report", error))?;
     Ok(exit_of(&report))
+}
+
+fn request(args: &VerifyArgs) -> Result<Request, Failure> {
+    let copy = Source::parse(&args.copy).map_err(|error| Failure::usage(error.to_string()))?;
+    let against = match (&args.manifest, &args.against) {
+        (Some(manifest), _) => Against::Manifest(manifest.clone()),
+        (None, Some(tree)) => Against::Tree(tree.clone()),
+        // clap requires one of them.
+        (None, None) => return Err(Failure::usage("give --manifest or --against")),
+    };
+    Ok(Request {
+        hashing: super::keys::hashing(args.key_file.as_deref())?,
+        restore_to: args.restore_to.clone(),
+        scratch: args.scratch.clone(),
+        accept_lost: args.accept_lost.iter().fold(Facts::NONE, |all, one| all.with(*one)),
+        strip: args.strip.as_ref().map(|strip| strip.as_bytes().to_vec()).unwrap_or_default(),
+        kept: args.max_differences,
+        workers: args.workers.map(NonZeroUsize::get),
+        engine: Engine {
+            snapshot: args.snapshot.clone(),
+            inside: args.inside.clone(),
+            password_file: args.password_file.clone(),
+            config: args.engine_config.clone(),
+            options: args.ssh_option.clone(),
+        },
+        ..Request::new(copy, against)
+    })
+}
+
+fn fact(name: &str) -> Result<Facts, String> {
+    match Facts::named(name) {
+        Some(Facts::CONTENT) => Err("the loss of content cannot be accepted".to_owned()),
+        Some(fact) => Ok(fact),
+        None => {
+            let known: Vec<&str> = Facts::ALL.without(Facts::CONTENT).names().collect();
+            Err(format!("known are {}", known.join(", ")))
+        }
+    }
 }
 
 /// The exit code of a verdict.
@@ -67,105 +142,17 @@ pub fn exit_of(report: &Report) -> Exit {
     }
 }
 
-/// The report for a person: one line per difference, then what it amounts to.
-///
-/// # Errors
-/// When `out` fails.
-pub fn print_text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    for difference in report.differences() {
-        let Difference { class, path, expected, found } = difference;
-        writeln!(out, "{class:<15} {}  (expected {expected}, found {found})", shown_path(path))?;
-    }
-    let hidden = report.total() - report.differences().len() as u64;
-    if hidden > 0 {
-        writeln!(out, "... and {hidden} more")?;
-    }
-    for remark in &report.remarks {
-        writeln!(out, "note: {remark}")?;
-    }
-    if report.levels.stored || report.levels.restored {
-        writeln!(out, "level: {}", level(report))?;
-    }
-    writeln!(out, "{}", report.sentence())
-}
-
-/// The report as one JSON object on one line; `docs/manifest-format.md` describes it.
-///
-/// # Errors
-/// When `out` fails.
-pub fn print_json(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    let counts: Map<String, Value> =
-        report.counts().map(|(class, count)| (class.name().to_owned(), count.into())).collect();
-    let differences: Vec<Value> = report.differences().iter().map(difference_json).collect();
-    let object = json!({
-        "schema": REPORT_SCHEMA,
-        "verdict": report.verdict().name(),
-        "manifest": report.manifest.map(|summary| json!({
-            "id": summary.id.to_string(),
-            "entries": summary.entries,
-            "bytes": summary.bytes,
-        })),
-        "levels": {
-            "stored": report.levels.stored,
-            "restored": report.levels.restored,
-            "same": report.is_same(),
-        },
-        "checked": { "entries": report.entries, "bytes": report.bytes },
-        "counts": counts,
-        "differences_total": report.total(),
-        "differences": differences,
-        "remarks": report.remarks,
-    });
-    writeln!(out, "{object}")
-}
-
-/// Adds a name's bytes to a JSON object: as text, and in hexadecimal too when the text cannot say it exactly.
-pub(super) fn put_bytes(object: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => {
-            object.insert(key.to_owned(), text.into());
-        }
-        Err(_) => {
-            object.insert(key.to_owned(), String::from_utf8_lossy(bytes).into());
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            object.insert(format!("{key}_hex"), hex.into());
-        }
-    }
-}
-
-fn difference_json(difference: &Difference) -> Value {
-    let mut object = Map::new();
-    object.insert("class".to_owned(), difference.class.name().into());
-    object.insert("damage".to_owned(), (difference.class.meaning() == Meaning::Damage).into());
-    put_bytes(&mut object, "path", &difference.path);
-    object.insert("expected".to_owned(), difference.expected.clone().into());
-    object.insert("found".to_owned(), difference.found.clone().into());
-    Value::Object(object)
-}
-
-fn shown_path(path: &[u8]) -> String {
-    if path.is_empty() { ".".to_owned() } else { show::bytes(path) }
-}
-
-fn level(report: &Report) -> &'static str {
-    match (report.levels.restored, report.is_same()) {
-        (true, true) => "same (really restored, and equal to the manifest)",
-        (true, false) => "restored (really restored, not proven equal to the manifest)",
-        (false, true) => "same (read where it is, and equal to the manifest; not restored)",
-        (false, false) => "stored (read where it is, not proven equal to the manifest)",
-    }
-}
-
-fn explain(args: &VerifyArgs, error: VerifyError) -> Failure {
+fn explain(request: &Request, error: VerifyError) -> Failure {
     let hint = match &error {
-        VerifyError::TooSmall { .. }
-        | VerifyError::Restore(crate::backup::rsync::RsyncError::NoSpace { .. }) => {
-            Some("make room there, or name another directory with --restore-to")
-        }
+        VerifyError::Restore(
+            crate::backup::VerifyError::TooSmall { .. }
+            | crate::backup::VerifyError::Restore(crate::backup::rsync::RsyncError::NoSpace { .. }),
+        ) => Some("make room there, or name another directory with --restore-to"),
+        VerifyError::Scratch { .. } => Some("name another directory with --scratch"),
         VerifyError::Manifest { .. } => Some("without a whole manifest nothing can be said about the copy"),
         _ => None,
     };
-    let message = format!("could not find out whether {} is good", show::path(&args.copy));
+    let message = format!("could not find out whether {} is good", request.copy);
     let failure = Failure::failed(message, error);
     match hint {
         Some(hint) => failure.hint(hint),

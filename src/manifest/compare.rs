@@ -18,6 +18,8 @@ use crate::system::show;
 pub struct Rules {
     /// Losses that are known and wanted: counted, and not held against the copy.
     pub accept_lost: Facts,
+    /// What the copy can hold at all; what it says of single entries can only be less.
+    pub carries: Facts,
     /// Contents are proven elsewhere: a file whose content was not read is compared without it.
     pub metadata_only: bool,
     /// Where temporary files go, when there are very many hard links.
@@ -27,7 +29,12 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         // `/tmp` may be memory.
-        Self { accept_lost: Facts::NONE, metadata_only: false, scratch: "/var/tmp".into() }
+        Self {
+            accept_lost: Facts::NONE,
+            carries: Facts::ALL,
+            metadata_only: false,
+            scratch: "/var/tmp".into(),
+        }
     }
 }
 
@@ -84,11 +91,9 @@ where
             (Some(l), Some(r)) => path_order(&l.borrow().path, &r.entry().path),
         };
         match (&left, &right) {
-            (Some(l), right) if order.is_lt() => {
-                judge.missing(l.borrow(), right.as_ref().map_or(Facts::ALL, Seen::carries));
-            }
+            (Some(l), _) if order.is_lt() => judge.missing(l.borrow()),
             (_, Some(r)) if order.is_gt() => judge.extra(r.entry()),
-            (Some(l), Some(r)) => judge.both(l.borrow(), r.entry(), r.carries())?,
+            (Some(l), Some(r)) => judge.both(l.borrow(), r.entry(), r.carries().and(rules.carries))?,
             _ => {}
         }
         if order.is_le() {
@@ -110,15 +115,14 @@ struct Judge<'r> {
 }
 
 impl Judge<'_> {
-    /// `carries` is what the copy can hold at all, as its next entry tells.
-    fn missing(&mut self, expected: &Entry, carries: Facts) {
+    fn missing(&mut self, expected: &Entry) {
         self.remember(expected);
         let needs = kind_facts(&expected.kind);
         let found = "nothing".to_owned();
         let class = match expected.status {
             Status::Unstable => Class::UnstableSource,
             Status::Unreadable(_) => Class::Unreadable,
-            Status::Stable if !carries.has(needs) => {
+            Status::Stable if !self.rules.carries.has(needs) => {
                 return self.lost(needs, expected, expected.kind.name().to_owned(), found);
             }
             Status::Stable => Class::Missing,
@@ -453,7 +457,8 @@ mod tests {
     fn judged(expected: &[Entry], found: &[Entry], carries: Facts) -> Report {
         let mut report = Report::default();
         let found = found.iter().map(|entry| Ok((entry, carries)));
-        compare(expected.iter().map(Ok), found, &Rules::default(), &mut report).unwrap();
+        let rules = Rules { carries, ..Rules::default() };
+        compare(expected.iter().map(Ok), found, &rules, &mut report).unwrap();
         report
     }
 

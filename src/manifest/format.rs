@@ -197,7 +197,15 @@ impl Manifest {
     /// # Errors
     /// Names the first entry that breaks a rule.
     pub fn new(header: Header, entries: Vec<Entry>) -> Result<Self, FormatError> {
-        let mut writer = ManifestWriter::begin(io::sink(), Path::new("memory"), &header, &Hashing::plain())?;
+        Self::with(header, entries, &Hashing::plain())
+    }
+
+    /// Makes a manifest of entries that are in order and form a tree.
+    ///
+    /// # Errors
+    /// Names the first entry that breaks a rule.
+    pub fn with(header: Header, entries: Vec<Entry>, hashing: &Hashing) -> Result<Self, FormatError> {
+        let mut writer = ManifestWriter::begin(io::sink(), Path::new("memory"), &header, hashing)?;
         for entry in &entries {
             writer.push(entry)?;
         }
@@ -211,38 +219,46 @@ impl Manifest {
         self.summary.id
     }
 
-    /// The bytes of the file.
+    /// The bytes of a plain file.
     ///
     /// # Errors
     /// When the header is too large.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
-        self.write(Vec::new(), Path::new("memory"))
+        self.write(Vec::new(), Path::new("memory"), &Hashing::plain())
     }
 
-    fn write<W: Write>(&self, to: W, path: &Path) -> Result<W, FormatError> {
-        let mut writer = ManifestWriter::begin(to, path, &self.header, &Hashing::plain())?;
+    /// Writes it to anything that takes bytes; `path` is named in errors.
+    ///
+    /// # Errors
+    /// When it cannot be written, or was not made with this hashing.
+    pub fn write<W: Write>(&self, to: W, path: &Path, hashing: &Hashing) -> Result<W, FormatError> {
+        let mut writer = ManifestWriter::begin(to, path, &self.header, hashing)?;
         for entry in &self.entries {
             writer.push(entry)?;
         }
         Ok(writer.finish(&self.trailer)?.1)
+    }
+
+    /// Writes it to a file; when this returns it survives a power cut, and the file was never there half.
+    ///
+    /// # Errors
+    /// The old file, if any, is then still whole.
+    pub fn write_file(&self, path: &Path, hashing: &Hashing) -> Result<(), FormatError> {
+        let mut file = NewFile::begin(path)?;
+        self.write(file.to()?, path, hashing)?;
+        file.commit()
     }
 }
 
 /// Only its owner may read a manifest: it names every file, and the hash of a small secret can be guessed at.
 const FILE_MODE: u32 = 0o600;
 
-/// Writes a plain manifest; when this returns it survives a power cut, and the file was never there half.
+/// Writes a plain manifest to a file, as [`Manifest::write_file`].
 ///
 /// # Errors
 /// The old file, if any, is then still whole.
 pub fn write_file(manifest: &Manifest, path: &Path) -> Result<(), FormatError> {
-    let mut file = NewFile::begin(path)?;
-    let mut writer = ManifestWriter::begin(file.to()?, path, &manifest.header, &Hashing::plain())?;
-    for entry in &manifest.entries {
-        writer.push(entry)?;
-    }
-    writer.finish(&manifest.trailer)?;
-    file.commit()
+    manifest.write_file(path, &Hashing::plain())
 }
 
 /// The file of a manifest that is being written; nothing of it is seen until [`NewFile::commit`].

@@ -12,7 +12,7 @@
 //! | [`facts`] | what a way of copying can carry |
 //! | [`collect`], [`sorter`] | entries in any order into the order of a manifest, outside memory |
 //! | [`exclude`] | patterns that leave parts of a tree out |
-//! | [`compare`] | two sorted streams in, differences out |
+//! | [`compare`], [`judge`] | two sorted streams in, differences out; a whole manifest against what was found |
 //! | [`verdict`] | what the differences amount to |
 //! | [`attest`] | a sample of a copy, read again |
 //!
@@ -33,6 +33,7 @@ pub mod flags;
 pub mod format;
 pub mod hashing;
 pub mod indexed;
+pub mod judge;
 mod partition;
 mod read;
 pub mod root;

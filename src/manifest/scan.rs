@@ -125,7 +125,7 @@ pub fn scan_again(
         crossed_mounts: walked.crossed,
         ..Header::default()
     };
-    let manifest = Manifest::new(header, walked.entries)?;
+    let manifest = Manifest::with(header, walked.entries, &options.hashing)?;
     Ok(Scan { manifest, stamps: walked.stamps })
 }
 

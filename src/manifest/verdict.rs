@@ -204,8 +204,17 @@ pub struct Levels {
     pub restored: bool,
 }
 
+/// What a restore took: the engine alone, without the reading afterwards.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Restore {
+    /// Wall clock.
+    pub seconds: f64,
+    /// Bytes of content that came out.
+    pub bytes: u64,
+}
+
 /// What was compared and what was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     counts: BTreeMap<Class, u64>,
     differences: Vec<Difference>,
@@ -220,6 +229,8 @@ pub struct Report {
     pub levels: Levels,
     /// The manifest that it was compared with, read to its end; `None` for a sample.
     pub manifest: Option<Summary>,
+    /// How long the restoring took, when there was one.
+    pub restore: Option<Restore>,
     /// Remarks of the tools that did the work, safe to show.
     pub remarks: Vec<String>,
 }
@@ -238,6 +249,7 @@ impl Report {
             accepted: BTreeMap::new(),
             levels: Levels::default(),
             manifest: None,
+            restore: None,
             remarks: Vec::new(),
         }
     }

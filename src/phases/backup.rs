@@ -72,8 +72,10 @@ fn one_tree(config: &Config, tree: &Path, scratch: &Path, share: &Share<'_>) -> 
             share.told(0.9, &format!("{shown}: {} entries compared", seen.entries))
         }
     };
-    let options = VerifyOptions { kept: KEPT_LINES, ..VerifyOptions::default() };
-    let report = backup::verify_restored(&place.copy(), &place.manifest(), scratch, options, &told)
+    // rsync cannot restore the flags of chattr; the snapshot, which leads back first, has them.
+    let options =
+        VerifyOptions { kept: KEPT_LINES, accept_lost: manifest::Facts::FLAGS, ..VerifyOptions::default() };
+    let report = backup::verify_restored(&place.copy(), &place.manifest(), scratch, &options, &told)
         .map_err(trouble)?;
     share.progress.line(&format!("{shown}: {}", report.sentence()));
     tree_report(tree, &report)

@@ -3,9 +3,37 @@
 //! Each source says what its format can carry; what it cannot is *lost by format*, neither different nor passed over. Archives
 //! are interpreted as they stream by, and nothing is written; engines that must write do it in a private directory, confined.
 
+pub mod directory;
+pub mod name;
+
+use std::path::PathBuf;
+
 use crate::manifest::exclude::Excludes;
+use crate::manifest::scan::ScanError;
+use crate::manifest::sorter::SortError;
 use crate::manifest::verdict::Difference;
-use crate::manifest::{Facts, Hashing, Progress};
+use crate::manifest::{Facts, Hashing, Progress, Summary};
+
+pub use name::{Input, InvalidSource, Source};
+
+/// A copy that could not be read, so that nothing is known about it.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A directory could not be read.
+    #[error("failed to read {}", .tree.display())]
+    Scan {
+        /// The directory.
+        tree: PathBuf,
+        /// Why.
+        source: ScanError,
+    },
+    /// What was found could not be sorted.
+    #[error("failed to put in order what was found")]
+    Sort(#[from] SortError),
+    /// No reader for it.
+    #[error("{0} cannot be read yet")]
+    NotYet(String),
+}
 
 /// How a copy is read.
 #[derive(Clone)]
@@ -35,6 +63,18 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of all extended attributes of one entry.
     pub xattrs: usize,
+}
+
+impl Limits {
+    /// Somewhat more than a manifest says: an archive that goes beyond is not a copy of that tree, whatever it is.
+    #[must_use]
+    pub fn around(summary: &Summary) -> Self {
+        Self {
+            entries: summary.entries.saturating_add(summary.entries / 10).saturating_add(10_000),
+            bytes: summary.bytes.saturating_add(summary.bytes / 10).saturating_add(64 << 20),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {

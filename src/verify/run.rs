@@ -1,0 +1,163 @@
+//! The way to an answer: what should be, what is, and the difference.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::request::{Against, Request};
+use crate::backup::{self, VerifyOptions, VerifyProgress};
+use crate::manifest::collect::Collector;
+use crate::manifest::compare::Rules;
+use crate::manifest::exclude::{Excludes, InvalidPattern};
+use crate::manifest::format::FormatError;
+use crate::manifest::indexed::Indexed;
+use crate::manifest::judge::judge;
+use crate::manifest::scan::ScanError;
+use crate::manifest::sorter::SortError;
+use crate::manifest::verdict::{Class, Difference};
+use crate::manifest::{Facts, Report, ScanOptions, scan};
+use crate::sources::{Gathered, Limits, Reading, Source, directory};
+
+/// It could not be found out whether the copy is good.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The manifest cannot be used.
+    #[error("failed to read the manifest {}", .path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FormatError,
+    },
+    /// The manifest's own exclude patterns make no sense.
+    #[error("the manifest's exclude patterns are not usable")]
+    Excludes(#[from] InvalidPattern),
+    /// The live tree could not be read.
+    #[error("failed to read {}", .tree.display())]
+    Tree {
+        /// The tree.
+        tree: PathBuf,
+        /// Why.
+        source: ScanError,
+    },
+    /// The directory for temporary files could not be used.
+    #[error("failed to use the directory {} for temporary files", .scratch.display())]
+    Scratch {
+        /// The directory.
+        scratch: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The copy cannot be read, or not this way.
+    #[error("failed to read the copy")]
+    Copy(#[from] crate::sources::SourceError),
+    /// What was found could not be sorted.
+    #[error("failed to put in order what was found")]
+    Sort(#[from] SortError),
+    /// It could not be restored.
+    #[error("failed to verify by restoring")]
+    Restore(#[from] backup::VerifyError),
+}
+
+/// Told what a verification is doing.
+pub type Told<'p> = &'p (dyn Fn(VerifyProgress) + Sync);
+
+/// Verifies.
+///
+/// # Errors
+/// When it could not be found out; never because of what the copy holds.
+pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> {
+    let private = private_directory(&request.scratch)?;
+    let expected = expected(request, private.path(), told)?;
+    let trouble = |source| VerifyError::Manifest { path: expected.clone(), source };
+    let indexed = Indexed::open(&expected, &request.hashing).map_err(trouble)?;
+    let (header, summary) = (indexed.header().clone(), indexed.summary());
+    drop(indexed);
+    if let (Source::Path(path), Some(to)) = (&request.copy, &request.restore_to)
+        && path.is_dir()
+    {
+        let mut options = VerifyOptions { kept: request.kept, ..VerifyOptions::default() };
+        options.workers = request.workers.unwrap_or(options.workers);
+        options.accept_lost = request.accept_lost;
+        options.hashing = request.hashing.clone();
+        return Ok(backup::verify_restored(path, &expected, to, &options, told)?);
+    }
+    let excludes = Excludes::parse(&header.excludes)?;
+    let reading = Reading {
+        hashing: request.hashing.clone(),
+        scratch: private.path(),
+        excludes: &excludes,
+        limits: Limits::around(&summary),
+        progress: &|state| told(VerifyProgress::Reading(state)),
+    };
+    let mut collector = Collector::new(private.path());
+    let gathered = gather(request, !header.one_filesystem, &reading, &mut collector)?;
+    let rules = Rules {
+        accept_lost: request.accept_lost,
+        carries: gathered.carries,
+        metadata_only: false,
+        scratch: private.path().to_owned(),
+    };
+    let mut report = Report::keeping(request.kept);
+    let mut sorted = collector.finish()?;
+    judge(&expected, &request.hashing, sorted.by_ref(), &rules, &mut report).map_err(trouble)?;
+    for path in sorted.clashes() {
+        report.add(Difference {
+            class: Class::Hostile,
+            path: path.clone(),
+            expected: "one thing of this name".to_owned(),
+            found: "two of different types".to_owned(),
+        });
+    }
+    add(gathered, &mut report);
+    Ok(report)
+}
+
+/// The manifest that the copy is compared with; that of a live tree is taken first.
+fn expected(request: &Request, private: &Path, told: Told<'_>) -> Result<PathBuf, VerifyError> {
+    let tree = match &request.against {
+        Against::Manifest(path) => return Ok(path.clone()),
+        Against::Tree(tree) => tree,
+    };
+    let options = ScanOptions { hashing: request.hashing.clone(), ..ScanOptions::default() };
+    let manifest = scan(tree, &options, &|state| told(VerifyProgress::Reading(state)))
+        .map_err(|source| VerifyError::Tree { tree: tree.clone(), source })?;
+    let path = private.join("manifest");
+    manifest
+        .write_file(&path, &request.hashing)
+        .map_err(|source| VerifyError::Manifest { path: path.clone(), source })?;
+    Ok(path)
+}
+
+fn gather(
+    request: &Request,
+    cross_mounts: bool,
+    reading: &Reading<'_>,
+    into: &mut Collector,
+) -> Result<Gathered, VerifyError> {
+    match &request.copy {
+        Source::Path(path) => Ok(directory::read(path, cross_mounts, reading, into)?),
+        other => Err(crate::sources::SourceError::NotYet(other.to_string()).into()),
+    }
+}
+
+fn add(gathered: Gathered, report: &mut Report) {
+    for finding in gathered.findings {
+        report.add(finding);
+    }
+    report.remarks.extend(gathered.remarks);
+    report.levels.stored = true;
+    report.levels.restored |= gathered.restored;
+    if gathered.carries != Facts::ALL {
+        let lacks: Vec<&str> = Facts::ALL.without(gathered.carries).names().collect();
+        report.remarks.push(format!("this kind of copy cannot hold: {}", lacks.join(", ")));
+    }
+}
+
+/// Removed when it is dropped.
+fn private_directory(scratch: &Path) -> Result<tempfile::TempDir, VerifyError> {
+    tempfile::Builder::new()
+        .prefix(".safe-upgrade-verify-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(scratch)
+        .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })
+}
