@@ -471,16 +471,6 @@ mod tests {
         assert!(seen >= 14 && whole >= 2, "{seen} seen, {whole} whole");
     }
 
-    #[test]
-    fn the_golden_file_of_version_1_still_reads() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/manifest/golden-v1.manifest");
-        if std::env::var_os("SAFE_UPGRADE_BLESS").is_some() {
-            std::fs::write(&path, sample().encode().unwrap()).unwrap();
-        }
-        assert_eq!(read_file(&path).unwrap(), sample());
-        assert_eq!(std::fs::read(&path).unwrap(), sample().encode().unwrap());
-    }
-
     proptest! {
         #[test]
         fn any_tree_survives(
