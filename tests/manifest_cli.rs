@@ -351,3 +351,93 @@ fn nested_subvolumes_are_edges_and_their_stubs_are_not_held_against_a_copy() {
     let verified = run(&[&"verify", &copy, &"--manifest", &manifests[1]]);
     assert_eq!(verified.code, 0, "{}", verified.out);
 }
+
+#[test]
+fn a_key_is_needed_where_one_was_used_and_nowhere_else() {
+    let lab = Lab::new();
+    let (key, other, keyed) = (lab.path("key"), lab.path("other"), lab.path("keyed"));
+    fs::write(&key, "07".repeat(32)).unwrap();
+    fs::write(&other, [9; 32]).unwrap();
+    let tree = lab.path("tree");
+    assert_eq!(run(&[&"manifest", &"create", &tree, &"-o", &keyed, &"--key-file", &key]).code, 0);
+    let verify = |manifest: &Path, key: Option<&Path>| match key {
+        None => run(&[&"verify", &lab.copy(), &"--manifest", &manifest]),
+        Some(key) => run(&[&"verify", &lab.copy(), &"--manifest", &manifest, &"--key-file", &key]),
+    };
+    assert_eq!(verify(&keyed, Some(&key)).code, 0);
+    for (manifest, key, word) in [
+        (&keyed, None, "made with a key"),
+        (&keyed, Some(&other), "the key is not this manifest's"),
+        (&lab.manifest(), Some(&key), "made without a key"),
+    ] {
+        let ran = verify(manifest, key.map(PathBuf::as_path));
+        assert_eq!(ran.code, 1, "{}", ran.err);
+        assert!(ran.err.contains(word), "{}", ran.err);
+    }
+    fs::write(lab.copy().join("sub/3"), "content X").unwrap();
+    assert_eq!(verify(&keyed, Some(&key)).code, 7);
+    fs::write(&key, "no key").unwrap();
+    assert_eq!(verify(&keyed, Some(&key)).code, 2);
+}
+
+#[test]
+fn a_chain_names_the_link_that_is_broken() {
+    let lab = Lab::new();
+    let (tree, second, third) = (lab.path("tree"), lab.path("second"), lab.path("third"));
+    fs::write(tree.join("sub/3"), "changed").unwrap();
+    let create = |output: &Path, previous: &Path| {
+        run(&[&"manifest", &"create", &tree, &"-o", &output, &"--previous", &previous])
+    };
+    assert_eq!(create(&second, &lab.manifest()).code, 0);
+    assert_eq!(create(&third, &second).code, 0);
+    let chain = run(&[&"manifest", &"chain", &lab.manifest(), &second, &third]);
+    assert_eq!((chain.code, chain.out.matches("follows").count()), (0, 2), "{}", chain.out);
+    let broken = run(&[&"manifest", &"chain", &lab.manifest(), &third]);
+    assert_eq!(broken.code, 7, "{}", broken.out);
+    assert!(broken.out.contains("BROKEN: does not follow"), "{}", broken.out);
+    let foreign = run(&[&"manifest", &"create", &lab.copy(), &"-o", &third, &"--previous", &second]);
+    assert_eq!(foreign.code, 2);
+    assert!(foreign.err.contains("not of this tree"), "{}", foreign.err);
+}
+
+#[test]
+fn a_manifest_on_standard_output_is_the_same_manifest() {
+    let lab = Lab::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_safe-upgrade"))
+        .args(["manifest", "create", "-o", "-"])
+        .arg(lab.path("tree"))
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    fs::write(lab.path("piped"), output.stdout).unwrap();
+    let diff = run(&[&"manifest", &"diff", &lab.manifest(), &lab.path("piped")]);
+    assert_eq!(diff.code, 0, "{} {}", diff.out, diff.err);
+}
+
+#[test]
+fn a_live_tree_serves_where_there_is_no_manifest() {
+    let lab = Lab::new();
+    let against = || run(&[&"verify", &lab.copy(), &"--against", &lab.path("tree"), &"--jsonl"]);
+    let same = against();
+    assert_eq!(same.code, 0, "{} {}", same.out, same.err);
+    fs::remove_file(lab.copy().join("sub/3")).unwrap();
+    let differs = against();
+    assert_eq!(differs.code, 7);
+    let lines: Vec<Value> = differs.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["class"] == "missing" && line["path"] == "sub/3"), "{lines:?}");
+    assert_eq!(lines.last().unwrap()["verdict"], "not-same");
+    let both =
+        run(&[&"verify", &lab.copy(), &"--against", &lab.path("tree"), &"--manifest", &lab.manifest()]);
+    assert_eq!(both.code, 2);
+    assert_eq!(run(&[&"verify", &lab.copy()]).code, 2);
+}
+
+#[test]
+fn a_loss_that_is_no_fact_is_refused() {
+    let lab = Lab::new();
+    for (fact, word) in [("colour", "known are mode, owner"), ("content", "cannot be accepted")] {
+        let ran = run(&[&"verify", &lab.copy(), &"--manifest", &lab.manifest(), &"--accept-lost", &fact]);
+        assert_eq!(ran.code, 2);
+        assert!(ran.err.contains(word), "{}", ran.err);
+    }
+}
