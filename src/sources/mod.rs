@@ -3,6 +3,9 @@
 //! Each source says what its format can carry; what it cannot is *lost by format*, neither different nor passed over. Archives
 //! are interpreted as they stream by, and nothing is written; engines that must write do it in a private directory, confined.
 
+pub mod compressed;
+pub mod tar;
+
 use crate::manifest::exclude::Excludes;
 use crate::manifest::verdict::Difference;
 use crate::manifest::{Facts, Hashing, Progress};
