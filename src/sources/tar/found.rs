@@ -91,6 +91,10 @@ pub(super) fn found(
     if member.flavour != Flavour::Ustar {
         carries = carries.without(PAX_ONLY);
     }
+    // GNU tar writes each name of a pipe or device as a member of its own.
+    if matches!(entry.kind, Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_)) {
+        carries = carries.without(Facts::HARD_LINKS);
+    }
     let mut wrong = Vec::new();
     match attributes(member, names, most_xattr_bytes) {
         Ok((xattrs, lost)) => {

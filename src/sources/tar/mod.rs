@@ -30,3 +30,8 @@ mod read;
 mod sparse;
 
 pub use read::{TarError, read, read_unpacked};
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod made_tests;

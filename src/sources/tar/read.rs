@@ -24,8 +24,11 @@ const MOST_FINDINGS: usize = 10_000;
 /// Room in an extended header for the map of a sparse file, in bytes: some 300 000 pieces.
 const MAP_ROOM: usize = 8 << 20;
 
-/// Bytes of an archive for each entry besides its content: header, padding, an extended header with its own.
+/// Bytes of an archive for each entry besides its content, names and attributes: headers and padding.
 const OVERHEAD: u64 = 4096;
+
+/// Zeros that a writer with large records may put behind the end marker, in bytes.
+const LAST_RECORD: u64 = 16 << 20;
 
 /// How many bytes of notes one byte of archive may cause. A tree in the order of its directories stays far below 10; names of
 /// thousands of components in an order made for it reach thousands.
@@ -91,10 +94,11 @@ pub fn read_unpacked(
     into: &mut Collector,
 ) -> Result<Gathered, TarError> {
     let limits = &reading.limits;
-    let most = limits.bytes.saturating_add(limits.entries.saturating_mul(OVERHEAD)).saturating_add(1 << 20);
     // Attributes come twice from libarchive, once in base64.
-    let longest_extension =
-        limits.xattrs.saturating_mul(3).saturating_add(limits.name.saturating_mul(4)).saturating_add(MAP_ROOM);
+    let records = limits.xattrs.saturating_mul(3).saturating_add(limits.name.saturating_mul(4));
+    let longest_extension = records.saturating_add(MAP_ROOM);
+    let overhead = limits.entries.saturating_mul(OVERHEAD.saturating_add(records as u64));
+    let most = limits.bytes.saturating_add(overhead).saturating_add(LAST_RECORD);
     let archive = Archive {
         members: Members::new(Blocks::new(input, most), limits.name, longest_extension),
         places: Places::new(strip, limits.name, limits.depth),
