@@ -3,8 +3,11 @@
 //! Each source says what its format can carry; what it cannot is *lost by format*, neither different nor passed over. Archives
 //! are interpreted as they stream by, and nothing is written; engines that must write do it in a private directory, confined.
 
+pub mod compressed;
 pub mod directory;
+pub mod input;
 pub mod name;
+pub mod tar;
 
 use std::path::PathBuf;
 
@@ -27,6 +30,17 @@ pub enum SourceError {
         /// Why.
         source: ScanError,
     },
+    /// A file could not be opened or looked at.
+    #[error("failed to open {}", .path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An archive about which nothing can be said.
+    #[error("failed to read the archive")]
+    Tar(#[from] tar::TarError),
     /// What was found could not be sorted.
     #[error("failed to put in order what was found")]
     Sort(#[from] SortError),

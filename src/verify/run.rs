@@ -15,7 +15,8 @@ use crate::manifest::scan::ScanError;
 use crate::manifest::sorter::SortError;
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Facts, Report, ScanOptions, scan};
-use crate::sources::{Gathered, Limits, Reading, Source, directory};
+use crate::sources::input::{self, Holds};
+use crate::sources::{Gathered, Input, Limits, Reading, Source, SourceError, directory, tar};
 
 /// It could not be found out whether the copy is good.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub enum VerifyError {
     },
     /// The copy cannot be read, or not this way.
     #[error("failed to read the copy")]
-    Copy(#[from] crate::sources::SourceError),
+    Copy(#[from] SourceError),
     /// What was found could not be sorted.
     #[error("failed to put in order what was found")]
     Sort(#[from] SortError),
@@ -133,11 +134,25 @@ fn gather(
     cross_mounts: bool,
     reading: &Reading<'_>,
     into: &mut Collector,
-) -> Result<Gathered, VerifyError> {
-    match &request.copy {
-        Source::Path(path) => Ok(directory::read(path, cross_mounts, reading, into)?),
-        other => Err(crate::sources::SourceError::NotYet(other.to_string()).into()),
+) -> Result<Gathered, SourceError> {
+    match resolved(&request.copy)? {
+        Source::Path(path) => directory::read(&path, cross_mounts, reading, into),
+        Source::Tar(from) => Ok(tar::read(input::open(&from)?, &request.strip, reading, into)?),
+        other => Err(SourceError::NotYet(other.to_string())),
     }
+}
+
+/// What a path that is no directory holds.
+fn resolved(copy: &Source) -> Result<Source, SourceError> {
+    let Source::Path(path) = copy else { return Ok(copy.clone()) };
+    if path.is_dir() || !path.exists() {
+        return Ok(copy.clone());
+    }
+    let from = Input::File(path.clone());
+    Ok(match input::holds(path)? {
+        Holds::SendStream => Source::SendStream(from),
+        Holds::Archive => Source::Tar(from),
+    })
 }
 
 fn add(gathered: Gathered, report: &mut Report) {

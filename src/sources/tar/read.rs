@@ -1,0 +1,420 @@
+//! The whole archive into a collector.
+
+use std::cell::OnceCell;
+use std::io::{self, BufRead, Read};
+
+use super::blocks::{Blocks, Broken};
+use super::found::{self, Evidence};
+use super::header::Header;
+use super::ledger::{Ledger, Told, What};
+use super::members::{Layout, Member, MemberKind, Members, Piece};
+use super::names::Names;
+use super::place::{Place, Places};
+use super::pump;
+use crate::manifest::entry::{Edge, MAX_EXTENTS};
+use crate::manifest::sorter::SortError;
+use crate::manifest::verdict::Difference;
+use crate::manifest::{Class, Collector, ContentHasher, Entry, Facts, Found, Kind, Progress, Status};
+use crate::sources::compressed::{Decompressed, Trouble};
+use crate::sources::{Gathered, Reading};
+
+/// Findings that are kept; more are counted in a remark. One archive may hold millions of them.
+const MOST_FINDINGS: usize = 10_000;
+
+/// Room in an extended header for the map of a sparse file, in bytes: some 300 000 pieces.
+const MAP_ROOM: usize = 8 << 20;
+
+/// Bytes of an archive for each entry besides its content, names and attributes: headers and padding.
+const OVERHEAD: u64 = 4096;
+
+/// Zeros that a writer with large records may put behind the end marker, in bytes.
+const LAST_RECORD: u64 = 16 << 20;
+
+/// How many bytes of notes one byte of archive may cause. A tree in the order of its directories stays far below 10; names of
+/// thousands of components in an order made for it reach thousands.
+const MOST_NOTES: u64 = 64;
+
+/// Zeros that are hashed at once for a hole.
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What stands for "the archive does not hold the content" and for "what it holds is damaged".
+const NOT_THERE: u32 = rustix::io::Errno::NODATA.raw_os_error().cast_unsigned();
+const DAMAGED: u32 = rustix::io::Errno::BADMSG.raw_os_error().cast_unsigned();
+
+/// An archive about which nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The file or pipe.
+    #[error("failed to read the archive")]
+    Input(#[source] io::Error),
+    /// Its compression asks for too much.
+    #[error("the archive cannot be decompressed here")]
+    Memory(#[source] io::Error),
+    /// Nothing in it looks like a member.
+    #[error("this is not a tar archive, compressed with gzip, zstd, xz, bzip2, lz4 or not at all")]
+    NotAnArchive,
+    /// No thread for reading.
+    #[error("failed to start the reading thread")]
+    Thread(#[source] io::Error),
+    /// The machine's own disk.
+    #[error("failed to sort what the archive holds")]
+    Sort(#[from] SortError),
+}
+
+/// Reads an archive to its end, whatever compresses it, and hands every member to `into`.
+///
+/// `strip` is the part of the archive that is the tree: empty for all of it, `srv/www` when the manifest is of that directory,
+/// with a leading slash when the archive was made with absolute names. What lies elsewhere is counted.
+///
+/// Damage and hostile members are findings, after which reading goes on as far as it makes sense.
+/// What the archive carries is known only at its end: [`Gathered::carries`] narrows what each entry carries by itself.
+///
+/// # Errors
+/// When the archive cannot be read, is none, or the machine runs out of something.
+pub fn read(
+    input: impl Read + Send + 'static,
+    strip: &[u8],
+    reading: &Reading<'_>,
+    into: &mut Collector,
+) -> Result<Gathered, TarError> {
+    let is_header = |first: &[u8]| first.first_chunk().is_some_and(|block| Header::checked(block).is_some());
+    let unpacked = Decompressed::unless(input, is_header).map_err(TarError::Input)?;
+    pump::pumped(unpacked, |unpacked| read_unpacked(unpacked, strip, reading, into))
+        .map_err(TarError::Thread)?
+}
+
+/// As [`read`], of an archive that is not compressed, without a thread.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_unpacked(
+    input: impl BufRead,
+    strip: &[u8],
+    reading: &Reading<'_>,
+    into: &mut Collector,
+) -> Result<Gathered, TarError> {
+    let limits = &reading.limits;
+    // Attributes come twice from libarchive, once in base64.
+    let records = limits.xattrs.saturating_mul(3).saturating_add(limits.name.saturating_mul(4));
+    let longest_extension = records.saturating_add(MAP_ROOM);
+    let overhead = limits.entries.saturating_mul(OVERHEAD.saturating_add(records as u64));
+    let most = limits.bytes.saturating_add(overhead).saturating_add(LAST_RECORD);
+    let archive = Archive {
+        members: Members::new(Blocks::new(input, most), limits.name, longest_extension),
+        places: Places::new(strip, limits.name, limits.depth),
+        ledger: Ledger::new(reading.scratch),
+        names: OnceCell::new(),
+        evidence: Evidence::default(),
+        findings: Findings::default(),
+        reading,
+        into,
+        seen: Progress::default(),
+        outside: 0,
+        excluded: 0,
+        repeated: 0,
+    };
+    archive.run()
+}
+
+struct Archive<'a, R> {
+    members: Members<R>,
+    places: Places,
+    ledger: Ledger,
+    /// Read when the first access control list needs them.
+    names: OnceCell<Names>,
+    evidence: Evidence,
+    findings: Findings,
+    reading: &'a Reading<'a>,
+    into: &'a mut Collector,
+    /// Members, and bytes of their content with holes.
+    seen: Progress,
+    outside: u64,
+    excluded: u64,
+    repeated: u64,
+}
+
+/// Whether reading goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Stop,
+}
+
+impl<R: BufRead> Archive<'_, R> {
+    fn run(mut self) -> Result<Gathered, TarError> {
+        loop {
+            let next = self.members.next();
+            self.take_oddities();
+            let then = match next {
+                Ok(Some(member)) => self.member(member)?,
+                Ok(None) => break,
+                Err(broken) => self.broken(broken, Vec::new())?,
+            };
+            if then == Then::Stop {
+                break;
+            }
+        }
+        (self.reading.progress)(self.seen);
+        self.finish()
+    }
+
+    fn take_oddities(&mut self) {
+        for oddity in self.members.oddities.drain(..) {
+            self.findings.hostile(oddity.path, oddity.what);
+        }
+    }
+
+    fn member(&mut self, mut member: Member) -> Result<Then, TarError> {
+        self.seen.entries += 1;
+        if self.seen.entries.is_multiple_of(1024) {
+            (self.reading.progress)(self.seen);
+        }
+        if self.seen.entries > self.reading.limits.entries {
+            let most = self.reading.limits.entries;
+            return Ok(self.too_much(member.path, format!("more than {most} members")));
+        }
+        if self.ledger.bytes() > self.members.offset().saturating_mul(MOST_NOTES) + (1 << 20) {
+            let what = "names that make more work than the archive is worth".to_owned();
+            return Ok(self.too_much(member.path, what));
+        }
+        self.evidence.note(&member);
+        let path = match self.places.of(&member.path) {
+            Err(what) => {
+                self.findings.hostile(member.path, what);
+                return Ok(Then::GoOn);
+            }
+            Ok(Place::Above) => return Ok(Then::GoOn),
+            Ok(Place::Outside) => {
+                self.outside += 1;
+                return Ok(Then::GoOn);
+            }
+            Ok(Place::Inside(path)) => path,
+        };
+        if self.reading.excludes.covers(&path) {
+            self.excluded += 1;
+            return Ok(Then::GoOn);
+        }
+        if path.is_empty() && !matches!(member.kind, MemberKind::Directory) {
+            self.findings.hostile(member.path, "the tree itself is not a directory".to_owned());
+            return Ok(Then::GoOn);
+        }
+        match &member.kind {
+            MemberKind::File(layout) => {
+                let layout = layout.clone();
+                self.file(path, member, &layout)
+            }
+            MemberKind::HardLink(target) => {
+                let target = target.clone();
+                self.hard_link(path, member, &target)
+            }
+            _ => self.plain(path, &mut member),
+        }
+    }
+
+    /// A member without content.
+    fn plain(&mut self, path: Vec<u8>, member: &mut Member) -> Result<Then, TarError> {
+        let what = match &member.kind {
+            MemberKind::Directory => What::Directory,
+            MemberKind::Symlink(_) => What::Symlink,
+            _ => What::Special,
+        };
+        if let MemberKind::Symlink(target) = &member.kind
+            && let Some(what) = bad_target(target, self.reading.limits.name)
+        {
+            self.findings.hostile(member.path.clone(), what);
+            return Ok(Then::GoOn);
+        }
+        let Some(kind) = found::plain_kind(&mut member.kind) else { return Ok(Then::GoOn) };
+        self.ledger.member(&path, what)?;
+        self.push(path, kind, Status::Stable, member)?;
+        Ok(Then::GoOn)
+    }
+
+    fn file(&mut self, path: Vec<u8>, mut member: Member, layout: &Layout) -> Result<Then, TarError> {
+        let most = self.reading.limits.bytes;
+        let size = layout.size();
+        if size.is_some_and(|size| size > most - self.seen.bytes) {
+            return Ok(self.too_much(member.path, format!("more than {most} bytes of content")));
+        }
+        self.ledger.member(&path, What::File)?;
+        let mut hasher = ContentHasher::new(&self.reading.hashing);
+        let read = self.members.content(|piece| match piece {
+            Piece::Bytes(bytes) => hasher.update(bytes),
+            Piece::Zeros(count) => zeros(&mut hasher, count),
+        });
+        if let Err(broken) = read {
+            self.push(path, Kind::unread_file(size.unwrap_or(0)), Status::Unreadable(DAMAGED), &mut member)?;
+            return self.broken(broken, member.path);
+        }
+        let content = hasher.finish();
+        self.seen.bytes += content.size;
+        let (kind, status) = match layout {
+            Layout::Unknown => (Kind::unread_file(0), Status::Unreadable(DAMAGED)),
+            Layout::Plain(_) => (Kind::file(content), Status::Stable),
+            Layout::Sparse(map) => {
+                let mut kind = Kind::file(content);
+                if let Kind::File { extents, .. } = &mut kind {
+                    *extents = map.joined().filter(|extents| extents.len() <= MAX_EXTENTS);
+                }
+                (kind, Status::Stable)
+            }
+        };
+        self.push(path, kind, status, &mut member)?;
+        Ok(Then::GoOn)
+    }
+
+    fn hard_link(&mut self, path: Vec<u8>, mut member: Member, target: &[u8]) -> Result<Then, TarError> {
+        let target = match self.places.of(target) {
+            Ok(Place::Inside(target)) if !self.reading.excludes.covers(&target) => target,
+            Ok(_) => {
+                // Its content came with another member, which was not looked at.
+                self.ledger.member(&path, What::HardLink)?;
+                let what = "a hard link to something outside the tree that is verified".to_owned();
+                self.findings.unknown(path.clone(), what);
+                self.push(path, Kind::unread_file(0), Status::Unreadable(NOT_THERE), &mut member)?;
+                return Ok(Then::GoOn);
+            }
+            Err(what) => {
+                self.findings.hostile(member.path, format!("a hard link to {what}"));
+                return Ok(Then::GoOn);
+            }
+        };
+        self.ledger.link(&path, &target)?;
+        Ok(Then::GoOn)
+    }
+
+    fn push(
+        &mut self,
+        path: Vec<u8>,
+        kind: Kind,
+        status: Status,
+        member: &mut Member,
+    ) -> Result<(), TarError> {
+        let most = self.reading.limits.xattrs;
+        let (mut found, wrong) = found::found(path, kind, member, &self.names, most);
+        found.entry.status = status;
+        for what in wrong {
+            self.findings.hostile(member.path.clone(), what);
+        }
+        Ok(self.into.push(&found)?)
+    }
+
+    fn too_much(&mut self, path: Vec<u8>, what: String) -> Then {
+        self.findings.hostile(path, format!("{what}: nothing behind it was read"));
+        Then::Stop
+    }
+
+    /// The archive cannot be read any further: damage, unless it is this machine that failed.
+    fn broken(&mut self, broken: Broken, path: Vec<u8>) -> Result<Then, TarError> {
+        let at = self.members.offset();
+        let what = match broken {
+            Broken::TooLong => {
+                return Ok(self.too_much(path, "an archive that is longer than it may be".to_owned()));
+            }
+            Broken::Cut { inside } => {
+                if self.seen.entries == 0 && self.findings.nothing_of_an_archive() {
+                    return Err(TarError::NotAnArchive);
+                }
+                format!("the archive is cut: it ends at byte {at}, inside {inside}")
+            }
+            Broken::Stream(error) => match Trouble::of(&error) {
+                Some(trouble @ (Trouble::Cut(_) | Trouble::Damaged(..))) => {
+                    format!("{trouble}; {at} bytes of the archive could be read")
+                }
+                Some(Trouble::Memory(_)) => return Err(TarError::Memory(error)),
+                Some(Trouble::Input(_)) | None => return Err(TarError::Input(error)),
+            },
+        };
+        self.findings.damaged(path, what);
+        Ok(Then::Stop)
+    }
+
+    fn finish(self) -> Result<Gathered, TarError> {
+        let Self { ledger, into, mut findings, evidence, members, mut repeated, .. } = self;
+        ledger.finish(|told| {
+            match told {
+                Told::Alias { path, target } => return into.alias(&path, &target),
+                Told::Implied(path) => return into.push(&implied(path)),
+                Told::Odd { path, what } => findings.hostile(path, what),
+                Told::Repeated(_) => repeated += 1,
+            }
+            Ok(())
+        })?;
+        let mut remarks = members.remarks;
+        remarks.extend(evidence.remarks());
+        for (count, what) in [
+            (self.outside, "members outside the tree were left out"),
+            (self.excluded, "members that the manifest excludes were left out"),
+            (repeated, "paths came more than once; the last one counts"),
+            (findings.dropped, "more findings about the archive were not kept"),
+        ] {
+            if count > 0 {
+                remarks.push(format!("{count} {what}"));
+            }
+        }
+        Ok(Gathered { carries: evidence.carries(), findings: findings.kept, remarks, restored: false })
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    kept: Vec<Difference>,
+    dropped: u64,
+}
+
+impl Findings {
+    fn hostile(&mut self, path: Vec<u8>, what: String) {
+        self.add(Class::Hostile, path, "an honest archive", what);
+    }
+
+    fn damaged(&mut self, path: Vec<u8>, what: String) {
+        self.add(Class::Hostile, path, "a whole archive", what);
+    }
+
+    fn unknown(&mut self, path: Vec<u8>, what: String) {
+        self.add(Class::NotChecked, path, "content", what);
+    }
+
+    fn add(&mut self, class: Class, path: Vec<u8>, expected: &str, found: String) {
+        if self.kept.len() >= MOST_FINDINGS {
+            self.dropped += 1;
+            return;
+        }
+        self.kept.push(Difference { class, path, expected: expected.to_owned(), found });
+    }
+
+    /// Whether all that is known is that no header was found.
+    fn nothing_of_an_archive(&self) -> bool {
+        self.kept.iter().all(|finding| finding.path.is_empty())
+    }
+}
+
+/// A directory of which the archive says nothing but what lies in it.
+fn implied(path: Vec<u8>) -> Found {
+    let metadata = Facts::MODE
+        .with(Facts::OWNER)
+        .with(Facts::MTIME)
+        .with(Facts::MTIME_NANOS)
+        .with(Facts::XATTRS)
+        .with(Facts::ACL);
+    let entry = Entry::new(path, Kind::Directory { edge: Edge::Inside });
+    Found { entry, carries: found::TAR.without(metadata) }
+}
+
+fn bad_target(target: &[u8], longest: usize) -> Option<String> {
+    if target.is_empty() {
+        return Some("a symlink to nothing".to_owned());
+    }
+    if target.contains(&0) {
+        return Some("a symlink with a NUL in its target".to_owned());
+    }
+    (target.len() > longest).then(|| format!("a symlink with a target of {} bytes", target.len()))
+}
+
+fn zeros(hasher: &mut ContentHasher, mut count: u64) {
+    while count > 0 {
+        let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        hasher.update(&ZEROS[..now]);
+        count -= now as u64;
+    }
+}
