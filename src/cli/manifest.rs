@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::keys::hashing;
+use super::meter::Meter;
 use super::report::{print_json, print_text, put_bytes};
 use super::verify::exit_of;
 use crate::error::{Exit, Failure};
@@ -144,8 +145,10 @@ fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     };
     let begun = Instant::now();
     let tree = show::path(&args.tree);
-    let mut manifest = scan(&args.tree, &options, &|_| {})
+    let meter = Meter::new();
+    let mut manifest = scan(&args.tree, &options, &|state| meter.read(state))
         .map_err(|error| Failure::failed(format!("could not read {tree}"), error))?;
+    drop(meter);
     manifest.header.previous = previous;
     let written = if to_stdout {
         manifest.write(&mut *out, Path::new("-"), &hashing).map(drop)

@@ -11,6 +11,7 @@ mod history;
 mod init;
 mod keys;
 pub mod manifest;
+mod meter;
 mod papers;
 mod prune;
 mod report;

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use super::meter::Meter;
 use super::report::{print_json, print_json_lines, print_text};
 use crate::error::{Exit, Failure};
 use crate::manifest::verdict::DEFAULT_KEPT;
@@ -83,7 +84,10 @@ pub struct VerifyArgs {
 /// When it could not be found out whether the copy is what it should be.
 pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let request = request(args)?;
-    let report = verify(&request, &|_| {}).map_err(|error| explain(&request, error))?;
+    let meter = Meter::new();
+    let report =
+        verify(&request, &|state| meter.verifying(state)).map_err(|error| explain(&request, error))?;
+    drop(meter);
     let printed = match (args.json, args.jsonl) {
         (true, _) => print_json(&report, out),
         (_, true) => print_json_lines(&report, out),
