@@ -7,7 +7,7 @@
 //! | [`hashing`] | plain or keyed, and block by block |
 //! | [`root`] | the Merkle root: the manifest's id |
 //! | [`format`], [`write`] | the file on disk: frames, digests, limits |
-//! | [`scan`] | reading a tree, in parallel |
+//! | [`scan`] | reading a tree, in parallel, in bounded memory |
 //! | [`facts`] | what a way of copying can carry |
 //! | [`collect`], [`sorter`] | entries in any order into the order of a manifest, outside memory |
 //! | [`exclude`] | patterns that leave parts of a tree out |
@@ -19,24 +19,33 @@
 
 pub mod acl;
 pub mod attest;
+mod attributes;
+mod blocks;
 mod codec;
 pub mod collect;
 pub mod compare;
 mod content;
+mod crew;
 mod directories;
 pub mod entry;
 pub mod exclude;
 pub mod facts;
 pub mod flags;
 pub mod format;
+mod gather;
 pub mod hashing;
+mod names;
+pub(crate) mod node;
+mod opening;
+mod owners;
 mod partition;
 mod read;
 pub mod root;
 pub mod scan;
 pub mod sorter;
 pub mod verdict;
-pub(crate) mod walk;
+mod walk;
+mod walker;
 pub mod write;
 pub mod xattr;
 
