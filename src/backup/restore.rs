@@ -11,7 +11,7 @@ use std::thread::ScopedJoinHandle;
 use super::rsync::{self, Ended, RsyncError};
 use super::verify::VerifyError;
 use crate::manifest::entry::{Entry, Kind};
-use crate::manifest::walk::Stamp;
+use crate::manifest::node::Stamp;
 
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;

@@ -17,11 +17,13 @@ use crate::manifest::compare::Rules;
 use crate::manifest::diff::diff as compare_manifests;
 use crate::manifest::entry::{Edge, Entry, Kind, Mtime, Status};
 use crate::manifest::exclude::Excludes;
-use crate::manifest::format::FormatError;
+use crate::manifest::format::{FormatError, NewFile};
 use crate::manifest::indexed::Indexed;
 use crate::manifest::root::ManifestId;
-use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file, open_file_with, scan};
+use crate::manifest::scan::{Described, ScanError, describe};
+use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file, open_file_with};
 use crate::system::show;
+use crate::verify::request::DEFAULT_SCRATCH;
 
 /// Takes, shows, compares and exports manifests. Needs no root and no configuration.
 #[derive(Debug, clap::Args)]
@@ -90,6 +92,9 @@ pub struct CreateArgs {
     /// The manifest of the same tree that this one follows; its id becomes part of this one.
     #[arg(long, value_name = "FILE")]
     pub previous: Option<PathBuf>,
+    /// Where temporary files go, for large trees.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_SCRATCH)]
+    pub scratch: PathBuf,
     /// Make all hashes with a key: a file of 32 bytes, or of 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
@@ -146,21 +151,19 @@ fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let begun = Instant::now();
     let tree = show::path(&args.tree);
     let meter = Meter::new();
-    let mut manifest = scan(&args.tree, &options, &|state| meter.read(state))
-        .map_err(|error| Failure::failed(format!("could not read {tree}"), error))?;
-    drop(meter);
-    manifest.header.previous = previous;
-    let written = if to_stdout {
-        manifest.write(&mut *out, Path::new("-"), &hashing).map(drop)
+    let told = |state| meter.read(state);
+    let described = if to_stdout {
+        describe(&args.tree, &options, &args.scratch, previous, &mut *out, &told)
     } else {
-        manifest.write_file(&args.output, &hashing)
+        NewFile::begin(&args.output).map_err(ScanError::from).and_then(|mut file| {
+            let described = describe(&args.tree, &options, &args.scratch, previous, file.to()?, &told)?;
+            file.commit()?;
+            Ok(described)
+        })
     };
-    written
-        .map_err(|error| Failure::failed(format!("could not write {}", show::path(&args.output)), error))?;
-    let Summary { entries, bytes, id } = manifest.summary;
-    let count = |wanted: fn(&Entry) -> bool| manifest.entries.iter().filter(|entry| wanted(entry)).count();
-    let unreadable = count(|entry| matches!(entry.status, Status::Unreadable(_)));
-    let unstable = count(|entry| entry.status == Status::Unstable);
+    drop(meter);
+    let Described { summary: Summary { entries, bytes, id }, unstable, unreadable } = described
+        .map_err(|error| Failure::failed(format!("could not make the manifest of {tree}"), error))?;
     let mut text = format!(
         "{entries} entries, {bytes} bytes of content, in {:.1} s\nid {id}\n",
         begun.elapsed().as_secs_f64()

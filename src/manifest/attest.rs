@@ -2,20 +2,21 @@
 
 use std::collections::BinaryHeap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::compare::{Rules, compare};
-use super::content;
+use super::content::{self, How, ReadFile, Use};
 use super::entry::{Entry, Kind, Status, file_name};
 use super::facts::Found;
 use super::format::FormatError;
-use super::hashing::Hashing;
+use super::hashing::{Content, Hashing};
+use super::node::{Node, node_at};
+use super::opening::{descend, open_top};
 use super::scan::ScanError;
 use super::verdict::{Class, Difference, Report};
-use super::walk::{NO_MODE, node_at};
 
 /// Reads `count` files of a copy again and compares them with the manifest: the largest always, the others chosen by the seed.
 ///
@@ -32,15 +33,14 @@ pub fn attest_sample(
     count: usize,
 ) -> Result<Report, ScanError> {
     let sample = choose(entries, seed, count)?;
-    let at_copy = |errno: rustix::io::Errno| ScanError::Tree { tree: copy.to_owned(), source: errno.into() };
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let top = rustix::fs::open(copy, flags, NO_MODE).map_err(at_copy)?;
+    let at_copy = |errno: Errno| ScanError::Tree { tree: copy.to_owned(), source: errno.into() };
+    let top = open_top(copy).map_err(at_copy)?;
     let (rules, mut report) = (Rules::default(), Report::default());
     for mut expected in sample {
         expected.link_group = None;
-        match look(&top, &expected) {
+        match look(top.as_fd(), &expected) {
             Ok(found) => compare([Ok(&expected)], [Ok(Found::whole(found))], &rules, &mut report)?,
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 compare([Ok(&expected)], std::iter::empty::<Result<Found, _>>(), &rules, &mut report)?;
             }
             Err(errno) => report.add(Difference {
@@ -52,6 +52,20 @@ pub fn attest_sample(
         }
     }
     Ok(report)
+}
+
+/// Reads one file of a tree once more, from the disk as far as the kernel lets us: for telling damage that stays from damage that
+/// comes and goes. No link is followed, and `path` cannot lead out of the tree.
+///
+/// # Errors
+/// When it is not there, no regular file, or cannot be read; `ESTALE` when it changed both times it was read.
+pub fn reread(top: &Path, path: &[u8], hashing: &Hashing) -> Result<Content, Errno> {
+    let top = open_top(top)?;
+    let dir = descend(top.as_fd(), super::entry::parent(path).ok_or(Errno::ISDIR)?)?;
+    let name = CString::new(file_name(path)).map_err(|_| Errno::INVAL)?;
+    let how = How { content: Use::Hash(hashing.clone()), evict: true, tidy: true };
+    let read = content::read_file(dir.as_fd(), &name, &how)?;
+    read.content.filter(|_| read.stable).ok_or(Errno::STALE)
 }
 
 /// The largest file, and the `count - 1` with the smallest keyed hash of their paths; holds that many at a time.
@@ -114,17 +128,17 @@ impl PartialEq for Ranked {
 impl Eq for Ranked {}
 
 /// The entry as the copy has it now; never leaves the copy, follows no link, and opens nothing but regular files.
-fn look(top: &OwnedFd, expected: &Entry) -> Result<Entry, rustix::io::Errno> {
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let parent = expected.parent().filter(|parent| !parent.is_empty()).unwrap_or(b".");
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat2(top, parent, flags, NO_MODE, beneath)?;
-    let name = CString::new(file_name(&expected.path)).map_err(|_| rustix::io::Errno::INVAL)?;
-    let (entry, is_file) = node_at(dir.as_fd(), &name, expected.path.clone())?;
+fn look(top: BorrowedFd<'_>, expected: &Entry) -> Result<Entry, Errno> {
+    let dir = descend(top, expected.parent().unwrap_or_default())?;
+    let name = CString::new(file_name(&expected.path)).map_err(|_| Errno::INVAL)?;
+    let (Node { mut entry, .. }, is_file) = node_at(dir.as_fd(), &name, expected.path.clone())?;
     if !is_file {
         return Ok(entry);
     }
-    let read = content::read_file(dir.as_fd(), &name, true, &Hashing::plain())?;
-    let status = if read.stable { Status::Stable } else { Status::Unstable };
-    Ok(Entry { kind: Kind::file(read.content), status, ..entry })
+    let how = How { content: Use::Hash(Hashing::plain()), evict: true, tidy: true };
+    let read = content::read_file(dir.as_fd(), &name, &how)?;
+    entry.status = if read.stable { Status::Stable } else { Status::Unstable };
+    (entry.xattrs, entry.flags) = (read.more.xattrs, read.more.flags);
+    entry.kind = ReadFile::kind(read.content, entry.bytes(), read.more.extents);
+    Ok(entry)
 }

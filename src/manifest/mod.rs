@@ -8,7 +8,7 @@
 //! | [`root`] | the Merkle root: the manifest's id |
 //! | [`format`], [`write`] | the file on disk: frames, digests, limits |
 //! | [`indexed`], [`diff`] | parts of a file, and two files without what is equal in both |
-//! | [`scan`] | reading a tree, in parallel |
+//! | [`scan`] | reading a tree, in parallel, in bounded memory |
 //! | [`facts`] | what a way of copying can carry |
 //! | [`collect`], [`sorter`] | entries in any order into the order of a manifest, outside memory |
 //! | [`exclude`] | patterns that leave parts of a tree out |
@@ -20,10 +20,13 @@
 
 pub mod acl;
 pub mod attest;
+mod attributes;
+mod blocks;
 mod codec;
 pub mod collect;
 pub mod compare;
 mod content;
+mod crew;
 pub mod diff;
 mod directories;
 pub mod entry;
@@ -31,16 +34,22 @@ pub mod exclude;
 pub mod facts;
 pub mod flags;
 pub mod format;
+mod gather;
 pub mod hashing;
 pub mod indexed;
 pub mod judge;
+mod names;
+pub(crate) mod node;
+mod opening;
+mod owners;
 mod partition;
 mod read;
 pub mod root;
 pub mod scan;
 pub mod sorter;
 pub mod verdict;
-pub(crate) mod walk;
+mod walk;
+mod walker;
 pub mod write;
 pub mod xattr;
 

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::{Gathered, Reading, SourceError};
-use crate::manifest::collect::Collector;
-use crate::manifest::{Facts, Found, ScanOptions, scan};
+use crate::manifest::collect::Sorted;
+use crate::manifest::scan::gather;
+use crate::manifest::{Facts, ScanOptions};
 
 /// Reads a directory from the disk, as far as the kernel lets us.
 ///
@@ -14,8 +15,7 @@ pub fn read(
     tree: &Path,
     cross_mounts: bool,
     reading: &Reading<'_>,
-    into: &mut Collector,
-) -> Result<Gathered, SourceError> {
+) -> Result<(Sorted, Gathered), SourceError> {
     let options = ScanOptions {
         excludes: reading.excludes.clone(),
         cross_mounts,
@@ -23,16 +23,9 @@ pub fn read(
         hashing: reading.hashing.clone(),
         ..ScanOptions::default()
     };
-    let trouble = |source| SourceError::Scan { tree: tree.to_owned(), source };
-    let manifest = scan(tree, &options, reading.progress).map_err(trouble)?;
-    for entry in manifest.entries {
-        if let Some(group) = entry.link_group {
-            let mut key = [0; 16];
-            key[..8].copy_from_slice(&group.to_le_bytes());
-            into.same_inode(key, &entry.path)?;
-        }
-        into.push(&Found::whole(entry))?;
-    }
+    let gathering = gather(tree, &options, reading.scratch, reading.progress)
+        .map_err(|source| SourceError::Scan { tree: tree.to_owned(), source })?;
     // The tools that copy directories do not copy flags: where they are lost it is not the copy that was damaged.
-    Ok(Gathered { carries: Facts::ALL.without(Facts::FLAGS), ..Gathered::plain() })
+    let gathered = Gathered { carries: Facts::ALL.without(Facts::FLAGS), ..Gathered::plain() };
+    Ok((gathering.sorted, gathered))
 }

@@ -11,6 +11,9 @@ use super::mounts::{self, MountsError};
 /// Deeper stacks of device mapper, md and loop devices than this are not real.
 const DEEPEST_STACK: usize = 16;
 
+/// What the name of a disk begins with that is a file behind a loop device.
+const BACKING_FILE: &str = "file ";
+
 /// What lies below a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Below {
@@ -67,6 +70,45 @@ pub fn below(path: &Path) -> Result<Below, DisksError> {
     Ok(Below::Disks(disks))
 }
 
+/// Whether any disk below an existing path has turning platters, on which every jump costs milliseconds.
+///
+/// Virtual disks do not count: most say that they turn, whatever they are made of.
+///
+/// # Errors
+/// As [`below`], and when a disk's own word cannot be read.
+pub fn turns(path: &Path) -> Result<bool, DisksError> {
+    turns_within(path, DEEPEST_STACK)
+}
+
+fn turns_within(path: &Path, left: usize) -> Result<bool, DisksError> {
+    let Below::Disks(disks) = below(path)? else { return Ok(false) };
+    for disk in disks {
+        let turning = match disk.strip_prefix(BACKING_FILE) {
+            Some(_) if left == 0 => return Err(DisksError::TooDeep(path.to_owned())),
+            Some(file) => turns_within(Path::new(file), left - 1)?,
+            None => {
+                let sys = Path::new("/sys/block").join(&disk);
+                let flag = sys.join("queue/rotational");
+                let flag = fs::read_to_string(&flag).map_err(at(&flag))?;
+                // Disks that are no SCSI disks have neither.
+                let word = |name: &str| fs::read_to_string(sys.join("device").join(name)).unwrap_or_default();
+                flag.trim() == "1" && !is_virtual(&disk, &word("vendor"), &word("model"))
+            }
+        };
+        if turning {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// By the names that hypervisors give to their disks: virtio and Xen by the driver's, others in the answers of a SCSI or ATA disk.
+fn is_virtual(name: &str, vendor: &str, model: &str) -> bool {
+    const MAKERS: [&str; 6] = ["QEMU", "VMware", "VBOX", "Msft", "Google", "Xen"];
+    let made = |word: &str| MAKERS.iter().any(|maker| word.trim_start().starts_with(maker));
+    ["vd", "xvd", "zram", "pmem"].iter().any(|prefix| name.starts_with(prefix)) || made(vendor) || made(model)
+}
+
 fn at<'p>(path: &'p Path) -> impl FnOnce(std::io::Error) -> DisksError + use<'p> {
     move |source| DisksError::Look { path: path.to_owned(), source }
 }
@@ -99,7 +141,10 @@ fn collect(device: &Path, disks: &mut BTreeSet<String>, left: usize) -> Result<(
     let name = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
     disks.insert(match fs::read(real.join("loop/backing_file")) {
         Ok(file) => {
-            format!("file {}", Path::new(std::ffi::OsStr::from_bytes(file.trim_ascii_end())).display())
+            format!(
+                "{BACKING_FILE}{}",
+                Path::new(std::ffi::OsStr::from_bytes(file.trim_ascii_end())).display()
+            )
         }
         Err(_) => name,
     });
@@ -115,5 +160,19 @@ mod tests {
         assert_eq!(below(Path::new("/dev/shm")).unwrap(), Below::Memory);
         let here = below(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
         assert!(!matches!(here, Below::Memory), "{here:?}");
+    }
+
+    #[test]
+    fn virtual_disks_do_not_turn_whatever_they_say() {
+        assert!(!turns(Path::new("/dev/shm")).unwrap());
+        for (name, vendor, model, wanted) in [
+            ("vda", "0x1af4", "", true),
+            ("sda", "QEMU    ", "QEMU HARDDISK   ", true),
+            ("sda", "ATA     ", "VBOX HARDDISK   ", true),
+            ("sda", "ATA     ", "ST4000VN008-2DR1", false),
+            ("nvme0n1", "", "", false),
+        ] {
+            assert_eq!(is_virtual(name, vendor, model), wanted, "{name} {model}");
+        }
     }
 }

@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::request::{Against, Request};
 use crate::backup::{self, VerifyOptions, VerifyProgress};
-use crate::manifest::collect::Collector;
+use crate::manifest::collect::{Collector, Sorted};
 use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
-use crate::manifest::format::FormatError;
+use crate::manifest::format::{FormatError, NewFile};
 use crate::manifest::indexed::Indexed;
 use crate::manifest::judge::judge;
-use crate::manifest::scan::ScanError;
-use crate::manifest::sorter::SortError;
+use crate::manifest::scan::{ScanError, describe};
 use crate::manifest::verdict::{Class, Difference};
-use crate::manifest::{Facts, Report, ScanOptions, scan};
+use crate::manifest::{Facts, Report, ScanOptions};
 use crate::sources::input::{self, Holds};
 use crate::sources::{Gathered, Input, Limits, Reading, Source, SourceError, directory, tar};
 
@@ -51,9 +50,6 @@ pub enum VerifyError {
     /// The copy cannot be read, or not this way.
     #[error("failed to read the copy")]
     Copy(#[from] SourceError),
-    /// What was found could not be sorted.
-    #[error("failed to put in order what was found")]
-    Sort(#[from] SortError),
     /// It could not be restored.
     #[error("failed to verify by restoring")]
     Restore(#[from] backup::VerifyError),
@@ -90,8 +86,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         limits: Limits::around(&summary),
         progress: &|state| told(VerifyProgress::Reading(state)),
     };
-    let mut collector = Collector::new(private.path());
-    let gathered = gather(request, !header.one_filesystem, &reading, &mut collector)?;
+    let (mut sorted, gathered) = gather(request, !header.one_filesystem, &reading)?;
     let rules = Rules {
         accept_lost: request.accept_lost,
         carries: gathered.carries,
@@ -99,7 +94,6 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         scratch: private.path().to_owned(),
     };
     let mut report = Report::keeping(request.kept);
-    let mut sorted = collector.finish()?;
     judge(&expected, &request.hashing, sorted.by_ref(), &rules, &mut report).map_err(trouble)?;
     for path in sorted.clashes() {
         report.add(Difference {
@@ -119,27 +113,30 @@ fn expected(request: &Request, private: &Path, told: Told<'_>) -> Result<PathBuf
         Against::Manifest(path) => return Ok(path.clone()),
         Against::Tree(tree) => tree,
     };
-    let options = ScanOptions { hashing: request.hashing.clone(), ..ScanOptions::default() };
-    let manifest = scan(tree, &options, &|state| told(VerifyProgress::Reading(state)))
-        .map_err(|source| VerifyError::Tree { tree: tree.clone(), source })?;
     let path = private.join("manifest");
-    manifest
-        .write_file(&path, &request.hashing)
-        .map_err(|source| VerifyError::Manifest { path: path.clone(), source })?;
+    let told = |state| told(VerifyProgress::Reading(state));
+    let options = ScanOptions { hashing: request.hashing.clone(), ..ScanOptions::default() };
+    let made = NewFile::begin(&path).map_err(ScanError::from).and_then(|mut file| {
+        describe(tree, &options, private, None, file.to()?, &told)?;
+        Ok(file.commit()?)
+    });
+    made.map_err(|source| VerifyError::Tree { tree: tree.clone(), source })?;
     Ok(path)
 }
 
+/// What the copy holds, in the order of a manifest.
 fn gather(
     request: &Request,
     cross_mounts: bool,
     reading: &Reading<'_>,
-    into: &mut Collector,
-) -> Result<Gathered, SourceError> {
-    match resolved(&request.copy)? {
-        Source::Path(path) => directory::read(&path, cross_mounts, reading, into),
-        Source::Tar(from) => Ok(tar::read(input::open(&from)?, &request.strip, reading, into)?),
-        other => Err(SourceError::NotYet(other.to_string())),
-    }
+) -> Result<(Sorted, Gathered), SourceError> {
+    let mut into = Collector::new(reading.scratch);
+    let gathered = match resolved(&request.copy)? {
+        Source::Path(path) => return directory::read(&path, cross_mounts, reading),
+        Source::Tar(from) => tar::read(input::open(&from)?, &request.strip, reading, &mut into)?,
+        other => return Err(SourceError::NotYet(other.to_string())),
+    };
+    Ok((into.finish()?, gathered))
 }
 
 /// What a path that is no directory holds.
