@@ -44,7 +44,10 @@ fn by_cp(tree: &Path, to: &Path) -> Source {
 fn by_rsync(tree: &Path, to: &Path) -> Source {
     let mut from = tree.as_os_str().to_owned();
     from.push("/");
-    run(Command::new("rsync").args(["-aHAXS", "--modify-window=-1"]).arg(from).arg(to.join("copy")));
+    // rsync 3.5.0 takes permissions out of the access control list of a sticky directory; a second pass mends it.
+    for _ in 0..2 {
+        run(Command::new("rsync").args(["-aHAXS", "--modify-window=-1"]).arg(&from).arg(to.join("copy")));
+    }
     Source::Path(to.join("copy"))
 }
 

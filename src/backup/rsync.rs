@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 
+use crate::manifest::xattr::Xattr;
+use crate::manifest::{Entry, Kind};
 use crate::system::exec::{Exec, ExecError, tail};
 use crate::system::show;
 
@@ -162,6 +164,17 @@ fn with_slash(path: &Path) -> OsString {
     let mut text = path.as_os_str().to_owned();
     text.push("/");
     text
+}
+
+/// How often rsync must give directories their metadata: twice where one has the sticky bit and an access control list.
+///
+/// rsync 3.5.0 sets the list, then the sticky bit, and with that takes the owning group's own permissions out of the list (seen
+/// with mode 1750 and a named user); a second pass finds the difference and mends it.
+#[must_use]
+pub(super) fn directory_passes(entries: &[Entry], lists_are_known: bool) -> usize {
+    let sticky = |entry: &Entry| matches!(entry.kind, Kind::Directory { .. }) && entry.mode & 0o1000 != 0;
+    let listed = |entry: &Entry| !lists_are_known || entry.xattrs.iter().any(Xattr::is_acl);
+    if entries.iter().any(|entry| sticky(entry) && listed(entry)) { 2 } else { 1 }
 }
 
 #[cfg(test)]

@@ -178,12 +178,16 @@ fn copy_and_describe(
             .map_err(|source| BackupError::Scan { tree: tree.to_owned(), source })
     };
     let first = scan(None)?;
-    copy(tree, place, options, progress)?;
+    for _ in 0..rsync::directory_passes(&first.manifest.entries, true) {
+        copy(tree, place, options, progress)?;
+    }
     let second = scan(Some(&first))?;
     if changed(&first, &second).is_empty() && first.manifest.summary == second.manifest.summary {
         return Ok(second.manifest);
     }
-    copy(tree, place, options, progress)?;
+    for _ in 0..rsync::directory_passes(&second.manifest.entries, true) {
+        copy(tree, place, options, progress)?;
+    }
     let third = scan(Some(&second))?;
     let moving = changed(&second, &third);
     let Manifest { header, mut entries, .. } = third.manifest;

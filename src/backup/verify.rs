@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::restore::{self, Share};
-use super::rsync::{Ended, RsyncError};
+use super::rsync::{self, Ended, RsyncError};
 use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, Header};
@@ -147,10 +147,14 @@ pub fn verify_restored(
         .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })?;
     check_room(scratch, needed)?;
     let directories = restore::directories(&walked.entries);
+    let passes = rsync::directory_passes(&walked.entries, false);
     drop(walked);
     restore::make_directories(&directories, private.path())
         .map_err(|source| restore::full_or(source, scratch))?;
-    let words = restore_shares(&copy, &private.path(), &shares, &directories, needed, progress)?;
+    let mut words = restore_shares(&copy, &private.path(), &shares, needed, progress)?;
+    for _ in 0..passes {
+        words.extend(complaint(restore::restore_directories(&copy, &private.path(), &directories)?));
+    }
     durable::sync_filesystem(&private.path())?;
     let found = read(&private.path(), &scan_options, progress)?;
     let mut report = Report::keeping(options.kept);
@@ -181,7 +185,6 @@ fn restore_shares(
     copy: &Path,
     to: &Path,
     shares: &[Share],
-    directories: &[Vec<u8>],
     total: u64,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<Vec<String>, VerifyError> {
@@ -204,14 +207,18 @@ fn restore_shares(
         workers.into_iter().map(restore::joined).collect()
     });
     let mut words = Vec::new();
-    for ended in ended.into_iter().chain([restore::restore_directories(copy, to, directories)]) {
-        match ended? {
-            Ended::Complete => {}
-            Ended::Vanished => words.push("files of the copy vanished while it was restored".to_owned()),
-            Ended::Partial(text) => words.push(text),
-        }
+    for ended in ended {
+        words.extend(complaint(ended?));
     }
     Ok(words)
+}
+
+fn complaint(ended: Ended) -> Option<String> {
+    match ended {
+        Ended::Complete => None,
+        Ended::Vanished => Some("files of the copy vanished while it was restored".to_owned()),
+        Ended::Partial(text) => Some(text),
+    }
 }
 
 fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
@@ -255,15 +262,29 @@ fn scan_options(header: &Header, hashing: &Hashing) -> Result<ScanOptions, Verif
 pub(super) mod tests {
     use super::super::{BackupOptions, Place, back_up};
     use super::*;
+    use crate::manifest::acl::Acl;
     use crate::manifest::{Class, Verdict};
     use crate::sources::Source;
     use crate::verify::{Against, Request, verify};
+    use rustix::fs::XattrFlags;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// The copy read where it is.
     pub(in crate::backup) fn stored(copy: &Path, manifest: &Path) -> Report {
         let against = Against::Manifest(manifest.to_owned());
         verify(&Request::new(Source::Path(copy.to_owned()), against), &|_| {}).unwrap()
+    }
+
+    /// What rsync 3.5.0 needs two passes for.
+    fn sticky_with_list(path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        let list = Acl::parse_text(b"u::rwx,u:1234:r--,g::r-x,m::r-x,o::---", &|_, _| None).unwrap();
+        let set =
+            rustix::fs::setxattr(path, "system.posix_acl_access", &list.to_xattr(), XattrFlags::empty());
+        if set == Err(rustix::io::Errno::OPNOTSUPP) {
+            println!("skipped: no access control lists on this filesystem");
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o1750)).unwrap();
     }
 
     struct Lab {
@@ -292,6 +313,7 @@ pub(super) mod tests {
             symlink("d/7", at("link")).unwrap();
             std::fs::File::create(at("holes")).unwrap().set_len(50 << 20).unwrap();
             std::fs::set_permissions(at("d/locked"), std::fs::Permissions::from_mode(0o555)).unwrap();
+            sticky_with_list(&at("d/sticky"));
             std::fs::set_permissions(lab.source(), std::fs::Permissions::from_mode(0o755)).unwrap();
             lab.back_up();
             Some(lab)

@@ -221,7 +221,7 @@ impl Change {
             Self::Owner => chown(&file, Some(77), None).unwrap(),
             Self::Mtime => set_times(&file, 1_500_000_001, 0),
             Self::Attribute => set_attribute(&tree.join("dir/labelled"), "user.test", b"other"),
-            Self::Acl => set_acl(&tree.join("dir/labelled"), "u::rw-,u:1234:rwx,g::r--,m::rwx,o::---"),
+            Self::Acl => set_acl(&tree.join("dir/labelled"), "u::rw-,u:1234:---,g::r--,m::r--,o::---"),
             Self::Remove => within_directory(tree, || fs::remove_file(&file).unwrap()),
             Self::Add => within_directory(tree, || fs::write(tree.join("dir/new"), b"").unwrap()),
             Self::LinkTarget => within_directory(tree, || relink(&tree.join("dir/link"))),
