@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::keys::hashing;
 use super::report::{print_json, print_text, put_bytes};
 use super::verify::exit_of;
+use super::sign::{self, CheckSignatureArgs, SignArgs};
 use crate::error::{Exit, Failure};
 use crate::manifest::compare::Rules;
 use crate::manifest::diff::diff as compare_manifests;
@@ -68,6 +69,10 @@ pub enum ManifestCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Signs a manifest with an ssh key.
+    Sign(SignArgs),
+    /// Says whose signature a manifest carries, and whether it counts (exit code 7 when not).
+    CheckSignature(CheckSignatureArgs),
     /// Prints the entries of a manifest; if the exit code is not 0, what was printed is not all of it.
     Export {
         /// The manifest.
@@ -123,6 +128,8 @@ pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
         ManifestCommand::Diff { a, b, key_file, json } => {
             diff([a, b], &hashing(key_file.as_deref())?, *json, out)
         }
+        ManifestCommand::Sign(args) => sign::sign(args, out),
+        ManifestCommand::CheckSignature(args) => sign::check_signature(args, out),
         ManifestCommand::Export { file, format } => export(file, *format, out),
     }
 }

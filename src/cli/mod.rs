@@ -17,6 +17,7 @@ mod report;
 mod resume;
 mod rollback;
 mod run;
+pub mod sign;
 mod status;
 pub mod story;
 pub mod verify;
