@@ -6,6 +6,7 @@ mod check;
 mod commit;
 mod confirm;
 mod drive;
+pub mod export;
 mod follow;
 mod history;
 mod init;
