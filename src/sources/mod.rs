@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod name;
+pub mod remote_shell;
 
 use std::path::PathBuf;
 
