@@ -36,6 +36,7 @@ pub mod phases;
 pub mod places;
 pub mod progress;
 pub mod release;
+pub mod scheduled;
 pub mod sim;
 pub mod snapshot;
 pub mod sources;
