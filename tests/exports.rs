@@ -168,3 +168,17 @@ fn names_that_b3sum_cannot_check_are_counted_and_not_silently_left_out() {
     assert!(error.contains("1 names are not UTF-8"), "{error}");
     assert!(String::from_utf8(list).unwrap().contains("./-\n"));
 }
+
+#[test]
+fn json_lines_are_one_object_for_each_entry() {
+    let lab = Lab::new();
+    let (code, lines, error) = lab.export("jsonl");
+    assert_eq!(code, 0, "{error}");
+    let objects: Vec<serde_json::Value> =
+        String::from_utf8(lines).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let find = |path: &str| objects.iter().find(|object| object["path"] == path).unwrap();
+    assert_eq!(find("sub dir/link")["target"], "../a b\\#");
+    assert_eq!(find("grün")["mtime_nanoseconds"], 999_999_993);
+    assert_eq!(find("fifo")["type"], "fifo");
+    assert_eq!(find("-")["mode"], "4751");
+}

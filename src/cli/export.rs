@@ -1,15 +1,18 @@
 //! `safe-upgrade manifest export`: the entries of a manifest in the words of other programs.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::manifest::{no_output, unusable};
 use super::report::put_bytes;
 use crate::error::{Exit, Failure};
-use crate::manifest::entry::{Device, Edge, Entry, Kind, Status};
-use crate::manifest::open_file;
+use crate::manifest::acl::Acl;
+use crate::manifest::entry::{Device, Edge, Entry, Kind, Mtime, Noted, Status};
+use crate::manifest::xattr::{ACL_ACCESS, ACL_DEFAULT, Xattr, XattrValue};
+use crate::manifest::{Hashing, flags, open_file_with};
 use crate::system::show;
 
 /// How entries are printed.
@@ -27,8 +30,16 @@ pub enum ExportFormat {
 ///
 /// # Errors
 /// When the manifest cannot be used, or when the format could not say everything: what was printed is then not all of it.
-pub(super) fn export(file: &Path, format: ExportFormat, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let reader = open_file(file).map_err(|error| unusable(file, error))?;
+pub(super) fn export(
+    file: &Path,
+    format: ExportFormat,
+    hashing: &Hashing,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    if format == ExportFormat::B3sum && hashing.is_keyed() {
+        return Err(Failure::usage("the hashes of a keyed manifest are not those of b3sum"));
+    }
+    let reader = open_file_with(file, hashing).map_err(|error| unusable(file, error))?;
     let mut left_out = LeftOut::default();
     if format == ExportFormat::Mtree {
         out.write_all(b"#mtree v2.0\n").map_err(no_output)?;
@@ -156,12 +167,15 @@ fn push_vis(bytes: &[u8], line: &mut Vec<u8>) {
     }
 }
 
+/// Everything that is known of an entry; `docs/manifest-format.md` lists the fields.
 fn entry_json(entry: &Entry) -> Value {
     let mut object = Map::new();
+    put_bytes(&mut object, "path", &entry.path);
+    object.insert("type".to_owned(), entry.kind.name().into());
+    put_kind(&mut object, &entry.kind);
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
-    put("type", entry.kind.name().into());
     put("mode", format!("{:04o}", entry.mode).into());
     put("uid", entry.uid.into());
     put("gid", entry.gid.into());
@@ -169,6 +183,9 @@ fn entry_json(entry: &Entry) -> Value {
     put("mtime_nanoseconds", entry.mtime.nanoseconds.into());
     if let Some(group) = entry.link_group {
         put("link_group", group.into());
+    }
+    if let Some(set) = entry.flags {
+        put("flags", flags::text(set).into());
     }
     match entry.status {
         Status::Stable => put("status", "stable".into()),
@@ -178,11 +195,35 @@ fn entry_json(entry: &Entry) -> Value {
             put("errno", errno.into());
         }
     }
-    match &entry.kind {
-        Kind::File { size, content, .. } => {
+    if !entry.xattrs.is_empty() {
+        put("xattrs", entry.xattrs.iter().map(xattr_json).collect());
+    }
+    for (key, name) in [("acl", ACL_ACCESS), ("default_acl", ACL_DEFAULT)] {
+        if let Some(text) = acl_text(&entry.xattrs, name) {
+            put(key, text.into());
+        }
+    }
+    if let Some(noted) = entry.noted {
+        put("noted", noted_json(noted));
+    }
+    Value::Object(object)
+}
+
+fn put_kind(object: &mut Map<String, Value>, kind: &Kind) {
+    let mut put = |key: &str, value: Value| {
+        object.insert(key.to_owned(), value);
+    };
+    match kind {
+        Kind::File { size, content, blocks, extents } => {
             put("size", (*size).into());
             if let Some(hash) = content {
-                put("blake3", blake3::Hash::from_bytes(*hash).to_hex().as_str().into());
+                put("blake3", hex(hash).into());
+            }
+            if !blocks.is_empty() {
+                put("blocks", blocks.iter().map(|block| hex(block)).collect());
+            }
+            if let Some(extents) = extents {
+                put("extents", extents.iter().map(|extent| json!([extent.offset, extent.length])).collect());
             }
         }
         Kind::Directory { edge: Edge::Mount } => put("edge", "mount".into()),
@@ -190,9 +231,93 @@ fn entry_json(entry: &Entry) -> Value {
         Kind::CharDevice(device) | Kind::BlockDevice(device) => {
             put("device", format!("{}:{}", device.major, device.minor).into());
         }
-        Kind::Symlink { target } => put_bytes(&mut object, "target", target),
+        Kind::Symlink { target } => put_bytes(object, "target", target),
         Kind::Directory { edge: Edge::Inside } | Kind::Fifo | Kind::Socket => {}
     }
-    put_bytes(&mut object, "path", &entry.path);
+}
+
+/// The value in hexadecimal, or the hash of a long one.
+fn xattr_json(xattr: &Xattr) -> Value {
+    let mut object = Map::new();
+    put_bytes(&mut object, "name", &xattr.name);
+    match &xattr.value {
+        XattrValue::Bytes(bytes) => {
+            object.insert("value_hex".to_owned(), hex(bytes).into());
+        }
+        XattrValue::Hashed { size, hash } => {
+            object.insert("size".to_owned(), (*size).into());
+            object.insert("hash".to_owned(), hex(hash).into());
+        }
+    }
     Value::Object(object)
+}
+
+/// The list that an attribute holds; none when its bytes are no list, which are printed among the attributes all the same.
+fn acl_text(xattrs: &[Xattr], name: &[u8]) -> Option<String> {
+    match &xattrs.iter().find(|xattr| xattr.name == name)?.value {
+        XattrValue::Bytes(raw) => Acl::from_xattr(raw).ok().map(|acl| acl.to_text()),
+        XattrValue::Hashed { .. } => None,
+    }
+}
+
+fn noted_json(noted: Noted) -> Value {
+    let time = |time: Mtime| json!([time.seconds, time.nanoseconds]);
+    json!({"ctime": time(noted.ctime), "atime": time(noted.atime), "inode": noted.inode, "links": noted.links})
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::entry::Extent;
+
+    #[test]
+    fn json_says_everything() {
+        let content = blake3::hash(b"x");
+        let extents = Some(vec![Extent { offset: 4096, length: 8192 }]);
+        let blocks = vec![[1; 32], [2; 32]];
+        let kind = Kind::File { size: 3 << 20, content: Some(*content.as_bytes()), blocks, extents };
+        let mut entry = Entry::new("a/b", kind);
+        let list: [&[u8]; 6] = [
+            &[2, 0, 0, 0],
+            &[1, 0, 6, 0, 255, 255, 255, 255],
+            &[2, 0, 4, 0, 232, 3, 0, 0],
+            &[4, 0, 4, 0, 255, 255, 255, 255],
+            &[16, 0, 4, 0, 255, 255, 255, 255],
+            &[32, 0, 0, 0, 255, 255, 255, 255],
+        ];
+        entry.xattrs = vec![
+            Xattr::new(ACL_ACCESS, &list.concat()),
+            Xattr::new("user.c", b"a\0b"),
+            Xattr::new("user.l", &[0; 5000]),
+        ];
+        entry.flags = Some(0x10);
+        entry.link_group = Some(7);
+        entry.noted = Some(Noted { inode: 12, links: 2, ..Noted::default() });
+        let object = entry_json(&entry);
+        assert_eq!(object["acl"], "user::rw-,user:1000:r--,group::r--,mask::r--,other::---");
+        assert_eq!(object["xattrs"][1]["value_hex"], "610062");
+        assert_eq!(object["xattrs"][2]["size"], 5000);
+        assert_eq!(object["extents"], json!([[4096, 8192]]));
+        assert_eq!(object["blocks"][1], "02".repeat(32));
+        assert_eq!((&object["flags"], &object["link_group"]), (&json!("i"), &json!(7)));
+        assert_eq!(object["noted"], json!({"ctime": [0, 0], "atime": [0, 0], "inode": 12, "links": 2}));
+    }
+
+    #[test]
+    fn what_means_something_to_mtree_is_escaped() {
+        let mut line = Vec::new();
+        push_vis(b"a b#*\\\n\xff", &mut line);
+        assert_eq!(line, b"a\\040b\\043\\052\\134\\012\\377");
+        let edge = Entry::new("mnt", Kind::Directory { edge: Edge::Mount });
+        assert_eq!(mtree_line(&edge), b"./mnt type=dir mode=0000 uid=0 gid=0 time=0.000000000 ignore\n");
+    }
 }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::export::{self, ExportFormat};
 use super::keys::hashing;
 use super::report::{print_json, print_text, put_bytes};
-use super::verify::exit_of;
 use super::sign::{self, CheckSignatureArgs, SignArgs};
+use super::verify::exit_of;
 use crate::error::{Exit, Failure};
 use crate::manifest::compare::Rules;
 use crate::manifest::diff::diff as compare_manifests;
@@ -21,7 +21,7 @@ use crate::manifest::exclude::Excludes;
 use crate::manifest::format::FormatError;
 use crate::manifest::indexed::Indexed;
 use crate::manifest::root::ManifestId;
-use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file, open_file_with, scan};
+use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file_with, scan};
 use crate::system::show;
 
 /// Takes, shows, compares and exports manifests. Needs no root and no configuration.
@@ -81,6 +81,9 @@ pub enum ManifestCommand {
         /// How.
         #[arg(long, value_enum)]
         format: ExportFormat,
+        /// The key of a keyed manifest.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
 }
 
@@ -122,7 +125,9 @@ pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
         }
         ManifestCommand::Sign(args) => sign::sign(args, out),
         ManifestCommand::CheckSignature(args) => sign::check_signature(args, out),
-        ManifestCommand::Export { file, format } => export::export(file, *format, out),
+        ManifestCommand::Export { file, format, key_file } => {
+            export::export(file, *format, &hashing(key_file.as_deref())?, out)
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{SCHEMA, written};
 use crate::error::{Exit, Failure};
 use crate::manifest::signature::{self, Distrust, Signer, Signers};
-use crate::manifest::{Summary, open_file};
+use crate::manifest::{Summary, open_file_with};
 use crate::system::show;
 
 /// Options of `manifest sign`.
@@ -20,6 +20,9 @@ pub struct SignArgs {
     /// A private ssh key, or a public one whose private half is with the ssh agent.
     #[arg(long, value_name = "KEY")]
     pub key: PathBuf,
+    /// The key of a keyed manifest.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -33,6 +36,9 @@ pub struct CheckSignatureArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the struct says it")]
     pub signers: SignersArgs,
+    /// The key of a keyed manifest.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -69,7 +75,7 @@ impl SignersArgs {
 /// # Errors
 /// When the manifest is not whole, or could not be signed.
 pub(super) fn sign(args: &SignArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let Summary { id, .. } = whole(&args.file)?;
+    let Summary { id, .. } = whole(&args.file, args.key_file.as_deref())?;
     let agent = std::env::var_os("SSH_AUTH_SOCK");
     let signature = signature::sign(&args.file, &args.key, agent.as_deref())
         .map_err(|error| Failure::failed(format!("could not sign {}", show::path(&args.file)), error))?;
@@ -92,12 +98,12 @@ pub(super) fn check_signature(args: &CheckSignatureArgs, out: &mut dyn Write) ->
     let answer = ask(&args.file, &args.signers.signers())?;
     let text = match (&answer, args.json) {
         (Ok(signer), false) => {
-            let Summary { id, .. } = whole(&args.file)?;
+            let Summary { id, .. } = whole(&args.file, args.key_file.as_deref())?;
             format!("good: {id} is signed by {} with {}\n", signer.identity, signer.key)
         }
         (Err(distrust), false) => format!("not good: {distrust}\n"),
         (Ok(Signer { identity, key }), true) => {
-            let id = whole(&args.file)?.id.to_string();
+            let id = whole(&args.file, args.key_file.as_deref())?.id.to_string();
             let object = json!({"schema": SCHEMA, "command": "manifest check-signature", "good": true,
                 "id": id, "identity": identity, "key": key});
             format!("{object}\n")
@@ -132,9 +138,9 @@ fn ask(manifest: &Path, signers: &Signers) -> Result<Result<Signer, Distrust>, F
 }
 
 /// Reads a manifest to its end: a signature says nothing about a file that nobody could use.
-fn whole(file: &Path) -> Result<Summary, Failure> {
+fn whole(file: &Path, key_file: Option<&Path>) -> Result<Summary, Failure> {
     let unusable = |error| Failure::failed(format!("could not use {}", show::path(file)), error);
-    let mut reader = open_file(file).map_err(unusable)?;
+    let mut reader = open_file_with(file, &super::keys::hashing(key_file)?).map_err(unusable)?;
     for entry in &mut reader {
         entry.map_err(unusable)?;
     }
