@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::system::exec::{Exec, ExecError};
+use crate::system::exec::{Exec, ExecError, tail};
 use crate::system::show;
 
 /// What ssh must not do for us: ask, forward anything, or wait for ever for a machine that went away (4 × 15 s).
@@ -63,6 +63,16 @@ impl Address {
             Some(user) => format!("{user}@{}", self.host),
             None => self.host.clone(),
         }
+    }
+
+    /// `USER@HOST:/PATH`, as rsync takes it: an IPv6 address in brackets.
+    #[must_use]
+    pub fn for_rsync(&self) -> OsString {
+        let user = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let mut text = OsString::from(format!("{user}{host}:"));
+        text.push(self.path());
+        text
     }
 
     /// Safe to show.
@@ -134,8 +144,8 @@ fn plain_name(name: &str) -> Result<(), &'static str> {
 pub struct Transport {
     /// The only configuration that ssh reads; `None` leaves it the usual ones.
     pub config: Option<PathBuf>,
-    /// The private key.
-    pub identity: Option<PathBuf>,
+    /// Options as ssh takes them, such as `-p2222` or `-i` and a file.
+    pub options: Vec<OsString>,
     /// The socket of the ssh agent.
     pub agent: Option<OsString>,
     /// The program on the other machine when it is not found as `safe-upgrade`.
@@ -167,9 +177,7 @@ impl Transport {
         if let Some(config) = &self.config {
             options.extend(["-F".into(), config.into()]);
         }
-        if let Some(identity) = &self.identity {
-            options.extend(["-i".into(), identity.into(), "-o".into(), "IdentitiesOnly=yes".into()]);
-        }
+        options.extend_from_slice(&self.options);
         if let Some(port) = address.port {
             options.extend(["-p".into(), port.to_string().into()]);
         }
@@ -195,6 +203,14 @@ impl Transport {
         }
         OsString::from_vec(text)
     }
+}
+
+/// The end of what a program wrote to stderr, on one line, safe to show.
+#[must_use]
+pub fn said(stderr: &[u8]) -> String {
+    let words = tail(stderr);
+    let lines: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    show::line(&lines.join("; "))
 }
 
 /// One line for the shell of another machine, which takes it apart into exactly these words.

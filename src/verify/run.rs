@@ -15,7 +15,8 @@ use crate::manifest::scan::ScanError;
 use crate::manifest::sorter::SortError;
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Facts, Report, ScanOptions, scan};
-use crate::sources::{Gathered, Limits, Reading, Source, directory};
+use crate::sources::remote_shell::{Address, Transport};
+use crate::sources::{Gathered, Limits, Reading, Source, SourceError, directory, ssh};
 
 /// It could not be found out whether the copy is good.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +137,17 @@ fn gather(
 ) -> Result<Gathered, VerifyError> {
     match &request.copy {
         Source::Path(path) => Ok(directory::read(path, cross_mounts, reading, into)?),
+        Source::Ssh(text) => {
+            let address = Address::parse(text).map_err(ssh::SshError::from).map_err(SourceError::from)?;
+            let transport = Transport {
+                config: request.engine.config.clone(),
+                options: request.engine.options.clone(),
+                agent: std::env::var_os("SSH_AUTH_SOCK"),
+                ..Transport::default()
+            };
+            let read = ssh::read(&address, &transport, cross_mounts, reading, into);
+            Ok(read.map_err(SourceError::from)?)
+        }
         other => Err(crate::sources::SourceError::NotYet(other.to_string()).into()),
     }
 }
