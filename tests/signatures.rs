@@ -97,3 +97,18 @@ fn what_is_no_manifest_is_not_signed() {
     assert_eq!(code, 1, "{text}");
     assert!(!lab.path("m.sig").exists());
 }
+
+#[test]
+fn verify_believes_no_manifest_that_nobody_signed() {
+    let Some(lab) = Lab::new() else { return };
+    let verify = || {
+        let (tree, manifest, signers) = (lab.path("tree"), lab.path("m"), lab.path("signers"));
+        program(&["verify"], &[&tree, Path::new("--manifest"), &manifest, Path::new("--signers"), &signers])
+    };
+    let (code, text) = verify();
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("nothing was compared: there is no signature"), "{text}");
+    assert_eq!(lab.sign().0, 0);
+    let (code, text) = verify();
+    assert_eq!(code, 0, "{text}");
+}
