@@ -1,5 +1,7 @@
 //! The configuration: `/etc/safe-upgrade/config.toml`, validated. Unknown keys are refused, and every error names its line.
 
+pub mod verify;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -33,6 +35,9 @@ pub struct Config {
     /// How long the way back is kept.
     #[serde(default)]
     pub retention: Retention,
+    /// Copies that are verified again and again.
+    #[serde(default, rename = "verify")]
+    pub scheduled: Vec<verify::Scheduled>,
     /// Overrides of inhibitors.
     #[serde(default, rename = "waiver")]
     pub waivers: Vec<Waiver>,
@@ -180,16 +185,29 @@ impl fmt::Display for AbsolutePath {
 /// # Errors
 /// A usage failure that names the file, the line and what is wrong there.
 pub fn load(path: &Path) -> Result<(Config, Vec<u8>), Failure> {
+    let (text, shown) = (read(path)?, show::path(path));
+    let config = parse(&text).map_err(|wrong| Failure::usage(format!("{shown}:{wrong}")))?;
+    Ok((config, text.into_bytes()))
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
     let shown = show::path(path);
     let bytes = std::fs::read(path).map_err(|error| {
         Failure::usage(format!("failed to read the configuration {shown}: {error}"))
             .hint("safe-upgrade init writes one for this server")
     })?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        Failure::usage(format!("{shown} is not UTF-8 from byte {} on", error.valid_up_to()))
-    })?;
-    let config = parse(text).map_err(|wrong| Failure::usage(format!("{shown}:{wrong}")))?;
-    Ok((config, bytes))
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::usage(format!("{shown} is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+    })
+}
+
+/// Reads only what is verified again and again: the rest of a configuration may be missing, but not wrong.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_scheduled(path: &Path) -> Result<Vec<verify::Scheduled>, Failure> {
+    let (text, shown) = (read(path)?, show::path(path));
+    parse_scheduled(&text).map_err(|wrong| Failure::usage(format!("{shown}:{wrong}")))
 }
 
 /// Understands the text of a configuration.
@@ -197,15 +215,40 @@ pub fn load(path: &Path) -> Result<(Config, Vec<u8>), Failure> {
 /// # Errors
 /// `LINE:COLUMN: what is wrong`.
 pub fn parse(text: &str) -> Result<Config, String> {
-    let config: Config = toml::from_str(text).map_err(|error| {
+    let config: Config = from_toml(text)?;
+    validate(&config).map_err(|wrong| located(text, &wrong))?;
+    Ok(config)
+}
+
+/// Understands the `[[verify]]` of a configuration, also of one that has nothing else.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_scheduled(text: &str) -> Result<Vec<verify::Scheduled>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Only {
+        #[serde(default)]
+        verify: Vec<verify::Scheduled>,
+    }
+    if from_toml::<toml::Table>(text)?.contains_key("backup") {
+        return Ok(parse(text)?.scheduled);
+    }
+    let Only { verify } = from_toml(text)?;
+    verify::validate(&verify).map_err(|wrong| located(text, &wrong))?;
+    Ok(verify)
+}
+
+fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         format!("{line}:{column}: {}", error.message().replace('\n', " "))
-    })?;
-    validate(&config).map_err(|(key, wrong)| {
-        let (line, column) = position(text, text.find(&key).unwrap_or(0));
-        format!("{line}:{column}: {wrong}")
-    })?;
-    Ok(config)
+    })
+}
+
+fn located(text: &str, (key, wrong): &(String, String)) -> String {
+    let (line, column) = position(text, text.find(key).unwrap_or(0));
+    format!("{line}:{column}: {wrong}")
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
@@ -232,6 +275,7 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             ));
         }
     }
+    verify::validate(&config.scheduled)?;
     let mut names = BTreeSet::new();
     for check in &config.health.checks {
         if !names.insert(&check.name) {

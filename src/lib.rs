@@ -15,6 +15,7 @@
 //! | [`driver`] | replay, next step, perform, record, again | `machine`, `evidence` |
 //! | [`phases`] | doing: one file per phase | everything below |
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
+//! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
@@ -36,6 +37,7 @@ pub mod phases;
 pub mod places;
 pub mod progress;
 pub mod release;
+pub mod scheduled;
 pub mod sim;
 pub mod snapshot;
 pub mod sources;

@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use super::export::{self, ExportFormat};
 use super::keys::hashing;
 use super::meter::Meter;
 use super::report::{print_json, print_text, put_bytes};
+use super::sign::{self, CheckSignatureArgs, SignArgs};
 use super::verify::exit_of;
 use crate::error::{Exit, Failure};
 use crate::manifest::compare::Rules;
@@ -21,7 +23,7 @@ use crate::manifest::format::{FormatError, NewFile};
 use crate::manifest::indexed::Indexed;
 use crate::manifest::root::ManifestId;
 use crate::manifest::scan::{Described, ScanError, describe};
-use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file, open_file_with};
+use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file_with};
 use crate::system::show;
 use crate::verify::request::DEFAULT_SCRATCH;
 
@@ -71,6 +73,10 @@ pub enum ManifestCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Signs a manifest with an ssh key.
+    Sign(SignArgs),
+    /// Says whose signature a manifest carries, and whether it counts (exit code 7 when not).
+    CheckSignature(CheckSignatureArgs),
     /// Prints the entries of a manifest; if the exit code is not 0, what was printed is not all of it.
     Export {
         /// The manifest.
@@ -78,6 +84,9 @@ pub enum ManifestCommand {
         /// How.
         #[arg(long, value_enum)]
         format: ExportFormat,
+        /// The key of a keyed manifest.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
 }
 
@@ -106,15 +115,6 @@ pub struct CreateArgs {
     pub cross_mounts: bool,
 }
 
-/// How entries are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum ExportFormat {
-    /// One JSON object per entry.
-    Jsonl,
-    /// Lines for `b3sum --check`; regular files only.
-    B3sum,
-}
-
 /// Runs one of the commands.
 ///
 /// # Errors
@@ -129,7 +129,11 @@ pub fn run(args: &ManifestArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
         ManifestCommand::Diff { a, b, key_file, json } => {
             diff([a, b], &hashing(key_file.as_deref())?, *json, out)
         }
-        ManifestCommand::Export { file, format } => export(file, *format, out),
+        ManifestCommand::Sign(args) => sign::sign(args, out),
+        ManifestCommand::CheckSignature(args) => sign::check_signature(args, out),
+        ManifestCommand::Export { file, format, key_file } => {
+            export::export(file, *format, &hashing(key_file.as_deref())?, out)
+        }
     }
 }
 
@@ -344,91 +348,6 @@ fn diff([a, b]: [&Path; 2], hashing: &Hashing, json: bool, out: &mut dyn Write) 
     Ok(exit_of(&report))
 }
 
-fn export(file: &Path, format: ExportFormat, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let reader = open_file(file).map_err(|error| unusable(file, error))?;
-    let mut without_hash = 0_u64;
-    for entry in reader {
-        let entry = entry.map_err(|error| unusable(file, error))?;
-        match (format, &entry.kind) {
-            (ExportFormat::Jsonl, _) => writeln!(out, "{}", entry_json(&entry)).map_err(no_output)?,
-            (ExportFormat::B3sum, Kind::File { content: Some(hash), .. }) => {
-                out.write_all(&b3sum_line(hash, &entry.path)).map_err(no_output)?;
-            }
-            (ExportFormat::B3sum, Kind::File { content: None, .. }) => without_hash += 1,
-            (ExportFormat::B3sum, _) => {}
-        }
-    }
-    if without_hash > 0 {
-        let message =
-            format!("{without_hash} files have no hash in {}: they could not be read", show::path(file));
-        return Err(Failure::new(Exit::Failed, message));
-    }
-    Ok(Exit::Done)
-}
-
-/// One line as b3sum 1.x writes and reads it: a backslash in front says that the name is escaped.
-fn b3sum_line(hash: &[u8; 32], path: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(path.len());
-    for &byte in path {
-        match byte {
-            b'\\' => name.extend_from_slice(b"\\\\"),
-            b'\n' => name.extend_from_slice(b"\\n"),
-            b'\r' => name.extend_from_slice(b"\\r"),
-            _ => name.push(byte),
-        }
-    }
-    let mut line = Vec::with_capacity(name.len() + 68);
-    if name.len() != path.len() {
-        line.push(b'\\');
-    }
-    line.extend_from_slice(blake3::Hash::from_bytes(*hash).to_hex().as_bytes());
-    line.extend_from_slice(b"  ");
-    line.extend_from_slice(&name);
-    line.push(b'\n');
-    line
-}
-
-fn entry_json(entry: &Entry) -> Value {
-    let mut object = Map::new();
-    let mut put = |key: &str, value: Value| {
-        object.insert(key.to_owned(), value);
-    };
-    put("type", entry.kind.name().into());
-    put("mode", format!("{:04o}", entry.mode).into());
-    put("uid", entry.uid.into());
-    put("gid", entry.gid.into());
-    put("mtime_seconds", entry.mtime.seconds.into());
-    put("mtime_nanoseconds", entry.mtime.nanoseconds.into());
-    if let Some(group) = entry.link_group {
-        put("link_group", group.into());
-    }
-    match entry.status {
-        Status::Stable => put("status", "stable".into()),
-        Status::Unstable => put("status", "unstable".into()),
-        Status::Unreadable(errno) => {
-            put("status", "unreadable".into());
-            put("errno", errno.into());
-        }
-    }
-    match &entry.kind {
-        Kind::File { size, content, .. } => {
-            put("size", (*size).into());
-            if let Some(hash) = content {
-                put("blake3", blake3::Hash::from_bytes(*hash).to_hex().as_str().into());
-            }
-        }
-        Kind::Directory { edge: Edge::Mount } => put("edge", "mount".into()),
-        Kind::Directory { edge: Edge::Stub } => put("edge", "stub".into()),
-        Kind::CharDevice(device) | Kind::BlockDevice(device) => {
-            put("device", format!("{}:{}", device.major, device.minor).into());
-        }
-        Kind::Symlink { target } => put_bytes(&mut object, "target", target),
-        Kind::Directory { edge: Edge::Inside } | Kind::Fifo | Kind::Socket => {}
-    }
-    put_bytes(&mut object, "path", &entry.path);
-    Value::Object(object)
-}
-
 fn time(Mtime { seconds, nanoseconds }: Mtime) -> String {
     let nanoseconds = i32::try_from(nanoseconds).unwrap_or(0);
     match jiff::Timestamp::new(seconds, nanoseconds) {
@@ -437,10 +356,10 @@ fn time(Mtime { seconds, nanoseconds }: Mtime) -> String {
     }
 }
 
-fn unusable(file: &Path, error: FormatError) -> Failure {
+pub(super) fn unusable(file: &Path, error: FormatError) -> Failure {
     Failure::failed(format!("could not use {}", show::path(file)), error)
 }
 
-fn no_output(error: io::Error) -> Failure {
+pub(super) fn no_output(error: io::Error) -> Failure {
     Failure::failed("could not write the output", error)
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::meter::Meter;
 use super::report::{print_json, print_json_lines, print_text};
 use crate::error::{Exit, Failure};
+use crate::manifest::signature::Signers;
 use crate::manifest::verdict::DEFAULT_KEPT;
 use crate::manifest::{Facts, Report, Verdict};
 use crate::sources::Source;
@@ -16,7 +17,7 @@ use crate::verify::{Against, Engine, Request, VerifyError, request::DEFAULT_SCRA
 
 const COPIES: &str = "COPY is a path (a directory, a tar archive or a btrfs send stream, compressed or not), or one of
   tar:FILE  tar:-  send:FILE  send:-         an archive or stream, from standard input with -
-  ssh:[USER@]HOST:PATH                       a directory on another machine
+  ssh:[USER@]HOST[:PORT]:/PATH               a directory on another machine
   restic:REPO  borg:REPO[::ARCHIVE]          a repository
   rclone:REMOTE:PATH                         whatever rclone reaches
 Exit codes: 0 the same · 8 the same but for what such a copy cannot hold · 7 not the same · 1 could not find out";
@@ -36,6 +37,15 @@ pub struct VerifyArgs {
     /// The key of a keyed manifest: a file of 32 bytes, or of 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Believe the manifest only when one of these keys signed it: a file in the form ALLOWED SIGNERS of ssh-keygen(1).
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    pub signers: Option<PathBuf>,
+    /// Only this one of the signers.
+    #[arg(long, value_name = "WHO", requires = "signers")]
+    pub identity: Option<String>,
+    /// Keys that do not count any more: a key revocation list, or public keys, one a line.
+    #[arg(long, value_name = "FILE", requires = "signers")]
+    pub revoked: Option<PathBuf>,
     /// Really restore the copy into a fresh private directory in DIR, compare what came out, and remove it again.
     #[arg(long, value_name = "DIR")]
     pub restore_to: Option<PathBuf>,
@@ -84,6 +94,10 @@ pub struct VerifyArgs {
 /// When it could not be found out whether the copy is what it should be.
 pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
     let request = request(args)?;
+    if let (Some(manifest), Some(allowed)) = (&args.manifest, &args.signers) {
+        let (identity, revoked) = (args.identity.clone(), args.revoked.clone());
+        super::sign::demand(manifest, &Signers { allowed: allowed.clone(), identity, revoked })?;
+    }
     let meter = Meter::new();
     let report =
         verify(&request, &|state| meter.verifying(state)).map_err(|error| explain(&request, error))?;

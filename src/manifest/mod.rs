@@ -46,6 +46,7 @@ mod partition;
 mod read;
 pub mod root;
 pub mod scan;
+pub mod signature;
 pub mod sorter;
 pub mod verdict;
 mod walk;

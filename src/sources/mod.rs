@@ -7,6 +7,9 @@ pub mod compressed;
 pub mod directory;
 pub mod input;
 pub mod name;
+pub mod remote_shell;
+pub mod rsync_from;
+pub mod ssh;
 pub mod tar;
 
 use std::path::PathBuf;
@@ -44,6 +47,9 @@ pub enum SourceError {
     /// What was found could not be sorted.
     #[error("failed to put in order what was found")]
     Sort(#[from] SortError),
+    /// Another machine.
+    #[error("failed to read from another machine")]
+    Ssh(#[from] ssh::SshError),
     /// No reader for it.
     #[error("{0} cannot be read yet")]
     NotYet(String),

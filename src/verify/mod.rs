@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`request`] | what is asked |
 //! | [`run`] | the way to the answer |
+//! | `gather` | from the name of a copy to its reader |
 
+mod gather;
 pub mod request;
 pub mod run;
 

@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::gather::gather;
 use super::request::{Against, Request};
 use crate::backup::{self, VerifyOptions, VerifyProgress};
-use crate::manifest::collect::{Collector, Sorted};
 use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, NewFile};
@@ -14,8 +14,7 @@ use crate::manifest::judge::judge;
 use crate::manifest::scan::{ScanError, describe};
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Facts, Report, ScanOptions};
-use crate::sources::input::{self, Holds};
-use crate::sources::{Gathered, Input, Limits, Reading, Source, SourceError, directory, tar};
+use crate::sources::{Gathered, Limits, Reading, Source, SourceError};
 
 /// It could not be found out whether the copy is good.
 #[derive(Debug, thiserror::Error)]
@@ -122,34 +121,6 @@ fn expected(request: &Request, private: &Path, told: Told<'_>) -> Result<PathBuf
     });
     made.map_err(|source| VerifyError::Tree { tree: tree.clone(), source })?;
     Ok(path)
-}
-
-/// What the copy holds, in the order of a manifest.
-fn gather(
-    request: &Request,
-    cross_mounts: bool,
-    reading: &Reading<'_>,
-) -> Result<(Sorted, Gathered), SourceError> {
-    let mut into = Collector::new(reading.scratch);
-    let gathered = match resolved(&request.copy)? {
-        Source::Path(path) => return directory::read(&path, cross_mounts, reading),
-        Source::Tar(from) => tar::read(input::open(&from)?, &request.strip, reading, &mut into)?,
-        other => return Err(SourceError::NotYet(other.to_string())),
-    };
-    Ok((into.finish()?, gathered))
-}
-
-/// What a path that is no directory holds.
-fn resolved(copy: &Source) -> Result<Source, SourceError> {
-    let Source::Path(path) = copy else { return Ok(copy.clone()) };
-    if path.is_dir() || !path.exists() {
-        return Ok(copy.clone());
-    }
-    let from = Input::File(path.clone());
-    Ok(match input::holds(path)? {
-        Holds::SendStream => Source::SendStream(from),
-        Holds::Archive => Source::Tar(from),
-    })
 }
 
 fn add(gathered: Gathered, report: &mut Report) {

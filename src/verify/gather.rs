@@ -1,0 +1,48 @@
+//! From the name of a copy to its reader.
+
+use super::request::Request;
+use crate::manifest::collect::{Collector, Sorted};
+use crate::sources::input::{self, Holds};
+use crate::sources::remote_shell::{Address, Transport};
+use crate::sources::{Gathered, Input, Reading, Source, SourceError, directory, ssh, tar};
+
+/// What the copy holds, in the order of a manifest.
+pub(super) fn gather(
+    request: &Request,
+    cross_mounts: bool,
+    reading: &Reading<'_>,
+) -> Result<(Sorted, Gathered), SourceError> {
+    let mut into = Collector::new(reading.scratch);
+    let gathered = match resolved(&request.copy)? {
+        Source::Path(path) => return directory::read(&path, cross_mounts, reading),
+        Source::Tar(from) => tar::read(input::open(&from)?, &request.strip, reading, &mut into)?,
+        Source::Ssh(text) => {
+            let address = Address::parse(&text).map_err(ssh::SshError::from)?;
+            ssh::read(&address, &transport(request), cross_mounts, reading, &mut into)?
+        }
+        other => return Err(SourceError::NotYet(other.to_string())),
+    };
+    Ok((into.finish()?, gathered))
+}
+
+/// What a path that is no directory holds.
+fn resolved(copy: &Source) -> Result<Source, SourceError> {
+    let Source::Path(path) = copy else { return Ok(copy.clone()) };
+    if path.is_dir() || !path.exists() {
+        return Ok(copy.clone());
+    }
+    let from = Input::File(path.clone());
+    Ok(match input::holds(path)? {
+        Holds::SendStream => Source::SendStream(from),
+        Holds::Archive => Source::Tar(from),
+    })
+}
+
+fn transport(request: &Request) -> Transport {
+    Transport {
+        config: request.engine.config.clone(),
+        options: request.engine.options.clone(),
+        agent: std::env::var_os("SSH_AUTH_SOCK"),
+        ..Transport::default()
+    }
+}
