@@ -23,6 +23,17 @@ pub(super) enum Flavour {
     Gnu,
 }
 
+/// What an old GNU header says of a sparse file.
+#[derive(Debug)]
+pub(super) struct SparseHeader {
+    /// Offset and length of its first pieces.
+    pub(super) pairs: Vec<(u64, u64)>,
+    /// More of them follow in the next block.
+    pub(super) more: bool,
+    /// The size with holes.
+    pub(super) real_size: u64,
+}
+
 /// A block whose sum was found right.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header<'b>(&'b Block);
@@ -33,13 +44,14 @@ impl<'b> Header<'b> {
     /// Both ways to add are accepted: some old writers took the bytes as signed.
     pub(super) fn checked(block: &'b Block) -> Option<Self> {
         let stored = octal(&block[148..156]).ok()?;
-        let blanked = block[..148].iter().chain(&[b' '; 8]).chain(&block[156..]);
-        let (mut unsigned, mut signed) = (0_i64, 0_i64);
-        for &byte in blanked {
-            unsigned += i64::from(byte);
-            signed += i64::from(byte.cast_signed());
+        // The sum is taken as if its own field held spaces.
+        let spaces = 8 * i64::from(b' ');
+        let unsigned = |bytes: &[u8]| i64::from(bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>());
+        if stored == unsigned(block) - unsigned(&block[148..156]) + spaces {
+            return Some(Self(block));
         }
-        (stored == unsigned || stored == signed).then_some(Self(block))
+        let signed = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte.cast_signed())).sum::<i64>();
+        (stored == signed(block) - signed(&block[148..156]) + spaces).then_some(Self(block))
     }
 
     pub(super) fn flavour(self) -> Flavour {
@@ -108,11 +120,11 @@ impl<'b> Header<'b> {
         Ok((owner(&self.0[329..337])?, owner(&self.0[337..345])?))
     }
 
-    /// The four map entries of an old GNU sparse header, whether more blocks follow, and the real size.
-    pub(super) fn sparse(self) -> Result<(Vec<(u64, u64)>, bool, u64), BadNumber> {
+    /// The map of an old GNU sparse header, which has room for four pieces.
+    pub(super) fn sparse(self) -> Result<SparseHeader, BadNumber> {
         let pairs = sparse_pairs(&self.0[386..482])?;
-        let real = u64::try_from(number(&self.0[483..495])?).map_err(|_| BadNumber)?;
-        Ok((pairs, self.0[482] != 0, real))
+        let real_size = u64::try_from(number(&self.0[483..495])?).map_err(|_| BadNumber)?;
+        Ok(SparseHeader { pairs, more: self.0[482] != 0, real_size })
     }
 }
 

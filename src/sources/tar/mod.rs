@@ -6,7 +6,7 @@
 //! | `blocks` | the stream in blocks, with an end |
 //! | `header` | one header block |
 //! | `pax` | extended headers |
-//! | `sparse` | maps of sparse files |
+//! | `sparse`, `layout` | maps of sparse files, and where they stand |
 //! | `members` | one member after another |
 //! | `place` | where a name leads, or why it is refused |
 //! | `found` | a member as an entry, and what the archive can carry |
@@ -20,6 +20,7 @@
 mod blocks;
 mod found;
 mod header;
+mod layout;
 mod ledger;
 mod members;
 mod names;

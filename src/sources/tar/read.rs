@@ -6,8 +6,9 @@ use std::io::{self, BufRead, Read};
 use super::blocks::{Blocks, Broken};
 use super::found::{self, Evidence};
 use super::header::Header;
+use super::layout::Layout;
 use super::ledger::{Ledger, Told, What};
-use super::members::{Layout, Member, MemberKind, Members, Piece};
+use super::members::{Member, MemberKind, Members, Piece};
 use super::names::Names;
 use super::place::{Place, Places};
 use super::pump;
@@ -24,8 +25,8 @@ const MOST_FINDINGS: usize = 10_000;
 /// Room in an extended header for the map of a sparse file, in bytes: some 300 000 pieces.
 const MAP_ROOM: usize = 8 << 20;
 
-/// Bytes of an archive for each entry besides its content, names and attributes: headers and padding.
-const OVERHEAD: u64 = 4096;
+/// Bytes of an archive for each entry besides its content, on average: headers, padding, names and attributes.
+const OVERHEAD: u64 = 16 << 10;
 
 /// Zeros that a writer with large records may put behind the end marker, in bytes.
 const LAST_RECORD: u64 = 16 << 20;
@@ -35,7 +36,7 @@ const LAST_RECORD: u64 = 16 << 20;
 const MOST_NOTES: u64 = 64;
 
 /// Zeros that are hashed at once for a hole.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What stands for "the archive does not hold the content" and for "what it holds is damaged".
 const NOT_THERE: u32 = rustix::io::Errno::NODATA.raw_os_error().cast_unsigned();
@@ -97,7 +98,7 @@ pub fn read_unpacked(
     // Attributes come twice from libarchive, once in base64.
     let records = limits.xattrs.saturating_mul(3).saturating_add(limits.name.saturating_mul(4));
     let longest_extension = records.saturating_add(MAP_ROOM);
-    let overhead = limits.entries.saturating_mul(OVERHEAD.saturating_add(records as u64));
+    let overhead = limits.entries.saturating_mul(OVERHEAD).saturating_add(longest_extension as u64);
     let most = limits.bytes.saturating_add(overhead).saturating_add(LAST_RECORD);
     let archive = Archive {
         members: Members::new(Blocks::new(input, most), limits.name, longest_extension),
