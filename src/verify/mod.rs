@@ -4,9 +4,22 @@
 //! |---|---|
 //! | [`request`] | what is asked |
 //! | [`run`] | the way to the answer |
+//! | [`budget`] | a directory verified in part, by share, size or time, and its coverage over many runs |
+//! | [`select`] | which files are read, and in which order |
+//! | [`ledger`] | what was proven when, on disk |
+//! | [`book`] | the manifest and the ledger side by side |
 
+mod beneath;
+pub mod book;
+pub mod budget;
+mod crew;
+pub mod ledger;
+mod pinned;
+mod plan;
 pub mod request;
+mod reread;
 pub mod run;
+pub mod select;
 
 pub use request::{Against, Engine, Request};
 pub use run::{VerifyError, verify};
