@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 
 use crate::manifest::Report;
+use crate::manifest::coverage::{Amount, Coverage, Goal};
 use crate::manifest::verdict::{Difference, Meaning};
 use crate::system::show;
 
@@ -39,6 +40,9 @@ pub(super) fn print_text(report: &Report, out: &mut dyn Write) -> io::Result<()>
     }
     if report.levels.stored || report.levels.restored {
         writeln!(out, "level: {}", level(report))?;
+    }
+    for line in report.coverage.iter().flat_map(Coverage::lines) {
+        writeln!(out, "{line}")?;
     }
     writeln!(out, "{}", report.sentence())
 }
@@ -82,6 +86,7 @@ fn summary_json(report: &Report) -> Map<String, Value> {
             "same": report.is_same(),
         },
         "checked": { "entries": report.entries, "bytes": report.bytes },
+        "coverage": report.coverage.as_ref().map(coverage_json),
         "counts": counts,
         "differences_total": report.total(),
         "lost": report.lost(),
@@ -111,6 +116,27 @@ pub(super) fn put_bytes(object: &mut Map<String, Value>, key: &str, bytes: &[u8]
             object.insert(format!("{key}_hex"), hex.into());
         }
     }
+}
+
+fn coverage_json(coverage: &Coverage) -> Value {
+    let amount = |amount: Amount| json!({ "files": amount.files, "bytes": amount.bytes });
+    let (seed, max_age) = match coverage.goal {
+        Goal::All => (None, None),
+        Goal::Sample { seed } => (Some(seed), None),
+        Goal::Age { seconds } => (None, Some(seconds)),
+    };
+    json!({
+        "goal": coverage.goal.name(),
+        "seed": seed,
+        "max_age_seconds": max_age,
+        "ended": coverage.ended.name(),
+        "total": amount(coverage.total),
+        "chosen": amount(coverage.chosen),
+        "read": amount(coverage.read),
+        "proven": amount(coverage.proven),
+        "overdue": amount(coverage.overdue),
+        "oldest_proof_seconds": coverage.oldest,
+    })
 }
 
 fn difference_json(difference: &Difference) -> Value {

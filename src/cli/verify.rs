@@ -153,7 +153,7 @@ fn fact(name: &str) -> Result<Facts, String> {
 #[must_use]
 pub fn exit_of(report: &Report) -> Exit {
     match report.verdict() {
-        Verdict::Same => Exit::Done,
+        Verdict::Same | Verdict::SameInPart => Exit::Done,
         Verdict::SameButLost => Exit::Lost,
         Verdict::NotSame => Exit::NotSame,
         Verdict::Unknown => Exit::Failed,

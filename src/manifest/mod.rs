@@ -14,6 +14,7 @@
 //! | [`exclude`] | patterns that leave parts of a tree out |
 //! | [`compare`], [`judge`] | two sorted streams in, differences out; a whole manifest against what was found |
 //! | [`verdict`] | what the differences amount to |
+//! | [`coverage`] | how much of the content is proven, and since when |
 //! | [`attest`] | a sample of a copy, read again |
 //!
 //! The format is described byte by byte in `docs/manifest-format.md`.
@@ -26,6 +27,7 @@ mod codec;
 pub mod collect;
 pub mod compare;
 mod content;
+pub mod coverage;
 mod crew;
 pub mod diff;
 mod directories;
@@ -47,6 +49,7 @@ mod read;
 pub mod root;
 pub mod scan;
 pub mod signature;
+pub(crate) mod single;
 pub mod sorter;
 pub mod verdict;
 mod walk;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 pub(super) const NO_MODE: Mode = Mode::empty();
 
 /// Opens to read without touching the access time, where we may: only an owner can ask for that.
-pub(super) fn open_quietly(
+pub(crate) fn open_quietly(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
     flags: OFlags,
@@ -29,7 +29,7 @@ pub(super) fn open_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd
 }
 
 /// Opens the top of a tree. The path itself is the caller's own words, so links in it are followed.
-pub(super) fn open_top(tree: &Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_top(tree: &Path) -> Result<OwnedFd, Errno> {
     open_quietly(CWD, tree, OFlags::DIRECTORY)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn open_top(tree: &Path) -> Result<OwnedFd, Errno> {
 ///
 /// The caller has seen that it is one. Should somebody have put a pipe or a device in its place since, then `O_NONBLOCK` keeps
 /// the open from waiting, and what was opened is looked at before it is read.
-pub(super) fn open_regular(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Stat), Errno> {
+pub(crate) fn open_regular(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Stat), Errno> {
     let file = open_quietly(dir, name, OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -49,7 +49,7 @@ pub(super) fn open_regular(dir: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd,
 
 /// Opens the directory at `path` below `top`, component by component: no link is followed, and a path may be longer than one
 /// system call takes. An empty path is the top.
-pub(super) fn descend(top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn descend(top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let pass = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut components = path.split(|&byte| byte == b'/').filter(|component| !component.is_empty());
     let Some(last) = components.next_back() else { return open_quietly(top, c".", OFlags::DIRECTORY) };

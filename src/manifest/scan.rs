@@ -88,7 +88,7 @@ pub fn default_threads() -> usize {
 }
 
 /// What suits the disk below a tree: one that turns is read by one thread, for a second would only make it jump.
-pub(super) fn threads_for(tree: &Path, options: &ScanOptions) -> usize {
+pub(crate) fn threads_for(tree: &Path, options: &ScanOptions) -> usize {
     let by_disk = || match disks::turns(tree) {
         Ok(true) => 1,
         // Where it cannot be known, many threads cost least.
@@ -242,7 +242,7 @@ fn number_links(entries: &mut [Entry], stamps: &[Stamp]) {
 }
 
 /// Errors that speak of this process or machine and not of the entry that was opened.
-pub(super) fn is_shortage(errno: Errno) -> bool {
+pub(crate) fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 

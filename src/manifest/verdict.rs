@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::coverage::{Coverage, Reach};
+use super::entry::path_order;
 use super::facts::Facts;
 use super::format::Summary;
 
@@ -176,6 +178,8 @@ pub enum Verdict {
     Same,
     /// All of it was checked, and equal but for what the format cannot carry.
     SameButLost,
+    /// All metadata and a chosen part of the content were checked, and all of that was equal.
+    SameInPart,
     /// Something differs.
     NotSame,
     /// Nothing was seen to differ, but not all could be checked, or nothing was.
@@ -189,6 +193,7 @@ impl Verdict {
         match self {
             Self::Same => "same",
             Self::SameButLost => "same-but-lost",
+            Self::SameInPart => "same-in-part",
             Self::NotSame => "not-same",
             Self::Unknown => "unknown",
         }
@@ -231,6 +236,8 @@ pub struct Report {
     pub manifest: Option<Summary>,
     /// How long the restoring took, when there was one.
     pub restore: Option<Restore>,
+    /// How much of the content was read and is proven, when not all was to be read.
+    pub coverage: Option<Coverage>,
     /// Remarks of the tools that did the work, safe to show.
     pub remarks: Vec<String>,
 }
@@ -250,6 +257,7 @@ impl Report {
             levels: Levels::default(),
             manifest: None,
             restore: None,
+            coverage: None,
             remarks: Vec::new(),
         }
     }
@@ -288,12 +296,15 @@ impl Report {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let any = |meaning| self.counts.keys().any(|class| class.meaning() == meaning);
+        let reach = self.coverage.as_ref().map_or(Reach::Whole, Coverage::reach);
         if any(Meaning::Damage) {
             Verdict::NotSame
-        } else if self.entries == 0 || any(Meaning::Unknown) {
+        } else if self.entries == 0 || any(Meaning::Unknown) || reach == Reach::Short {
             Verdict::Unknown
         } else if any(Meaning::Lost) {
             Verdict::SameButLost
+        } else if reach == Reach::Part {
+            Verdict::SameInPart
         } else {
             Verdict::Same
         }
@@ -328,15 +339,32 @@ impl Report {
         &self.differences
     }
 
+    /// Takes in the findings of another report, found in any order; of all, the first ones by their paths are kept. What was
+    /// compared, how far, and the remarks stay this report's own.
+    pub fn absorb(&mut self, other: Self) {
+        for (class, count) in other.counts {
+            *self.counts.entry(class).or_default() += count;
+        }
+        self.differences.extend(other.differences);
+        self.differences.sort_by(|l, r| path_order(&l.path, &r.path).then_with(|| l.class.cmp(&r.class)));
+        self.differences.truncate(self.kept);
+    }
+
     /// One line: the verdict, why, and how much was checked.
     #[must_use]
     pub fn sentence(&self) -> String {
         let checked = format!("{} entries, {} bytes checked", self.entries, self.bytes);
-        let found: Vec<String> = self.counts().map(|(class, count)| format!("{count} {class}")).collect();
+        let mut found: Vec<String> = self.counts().map(|(class, count)| format!("{count} {class}")).collect();
+        found.extend(self.coverage.as_ref().and_then(Coverage::shortfall));
         match self.verdict() {
             Verdict::Same if found.is_empty() => format!("same: {checked}"),
             Verdict::Same => format!("same: {checked}; {}", found.join(", ")),
             Verdict::SameButLost => format!("same but for what is lost: {} ({checked})", found.join(", ")),
+            Verdict::SameInPart => {
+                let read = self.coverage.as_ref().map(|coverage| coverage.read).unwrap_or_default();
+                let total = self.coverage.as_ref().map(|coverage| coverage.total).unwrap_or_default();
+                format!("the same in the part that was read: {read} of {total}, and all metadata ({checked})")
+            }
             Verdict::NotSame => format!("not the same: {} ({checked})", found.join(", ")),
             Verdict::Unknown if self.entries == 0 => format!("unknown: nothing was checked ({checked})"),
             Verdict::Unknown => format!("unknown: {} ({checked})", found.join(", ")),

@@ -5,10 +5,23 @@
 //! | [`request`] | what is asked |
 //! | [`run`] | the way to the answer |
 //! | `gather` | from the name of a copy to its reader |
+//! | [`budget`] | a directory verified in part, by share, size or time, and its coverage over many runs |
+//! | [`select`] | which files are read, and in which order |
+//! | [`ledger`] | what was proven when, on disk |
+//! | [`book`] | the manifest and the ledger side by side |
 
+mod beneath;
+pub mod book;
+pub mod budget;
+mod crew;
 mod gather;
+pub mod ledger;
+mod pinned;
+mod plan;
 pub mod request;
+mod reread;
 pub mod run;
+pub mod select;
 
 pub use request::{Against, Engine, Request};
 pub use run::{VerifyError, verify};
