@@ -110,3 +110,11 @@ fn journal_failure(error: JournalError) -> Failure {
         error => Failure::failed("the journal can't be used", error),
     }
 }
+
+/// A number that nobody can know beforehand.
+fn random_seed() -> Result<u64, Failure> {
+    let mut seed = [0_u8; 8];
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Failure::failed("could not get a random number", std::io::Error::from(errno)))?;
+    Ok(u64::from_le_bytes(seed))
+}

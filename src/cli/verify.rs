@@ -13,6 +13,11 @@ use crate::manifest::signature::Signers;
 use crate::manifest::verdict::DEFAULT_KEPT;
 use crate::manifest::{Facts, Report, Verdict};
 use crate::sources::Source;
+use crate::system::show;
+use crate::system::span::Span;
+use crate::verify::book::BookError;
+use crate::verify::budget::{Budget, BudgetError, forget};
+use crate::verify::select::Sample;
 use crate::verify::{Against, Engine, Request, VerifyError, request::DEFAULT_SCRATCH, verify};
 
 const COPIES: &str = "COPY is a path (a directory, a tar archive or a btrfs send stream, compressed or not), or one of
@@ -74,6 +79,28 @@ pub struct VerifyArgs {
     /// An option for ssh (may be given several times), as -p2222.
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub ssh_option: Vec<OsString>,
+    /// Read only a part of a directory's content, chosen by chance and always with the largest and the newest: a share, a
+    /// number of files, or bytes, as 5%, 200 or 10GiB. All metadata are compared.
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "restore_to")]
+    pub sample: Option<Sample>,
+    /// Repeats the choice of an earlier run.
+    #[arg(long, value_name = "N", requires = "sample")]
+    pub seed: Option<u64>,
+    /// Begin no file later than this after the beginning, as 2h.
+    #[arg(long, value_name = "SPAN", conflicts_with = "restore_to")]
+    pub max_duration: Option<Span>,
+    /// Read what was not proven within this, as 30d; the copy is the same when every byte is. Needs --ledger.
+    #[arg(long, value_name = "SPAN", requires = "ledger", conflicts_with = "restore_to")]
+    pub max_age: Option<Span>,
+    /// Read first what was never proven, then what was proven longest ago. Needs --ledger.
+    #[arg(long, requires = "ledger")]
+    pub oldest_first: bool,
+    /// The file that keeps what was proven when; made when it is not there.
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// Begin the ledger anew.
+    #[arg(long, requires = "ledger")]
+    pub forget: bool,
     /// How many rsyncs restore a directory at once.
     #[arg(long, value_name = "N", requires = "restore_to")]
     pub workers: Option<NonZeroUsize>,
@@ -127,6 +154,8 @@ fn request(args: &VerifyArgs) -> Result<Request, Failure> {
         strip: args.strip.as_ref().map(|strip| strip.as_bytes().to_vec()).unwrap_or_default(),
         kept: args.max_differences,
         workers: args.workers.map(NonZeroUsize::get),
+        budget: budget(args)?,
+        ledger: args.ledger.clone(),
         engine: Engine {
             snapshot: args.snapshot.clone(),
             inside: args.inside.clone(),
@@ -136,6 +165,30 @@ fn request(args: &VerifyArgs) -> Result<Request, Failure> {
         },
         ..Request::new(copy, against)
     })
+}
+
+/// What was asked for, if anything but all; a ledger alone asks for all, and for the proof to be kept.
+fn budget(args: &VerifyArgs) -> Result<Option<Budget>, Failure> {
+    if let (true, Some(ledger)) = (args.forget, &args.ledger) {
+        forget(ledger).map_err(|error| {
+            Failure::failed(format!("could not begin the ledger {} anew", show::path(ledger)), error)
+        })?;
+    }
+    let wanted = args.sample.is_some()
+        || args.max_duration.is_some()
+        || args.max_age.is_some()
+        || args.ledger.is_some();
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => super::random_seed()?,
+    };
+    Ok(wanted.then(|| Budget {
+        sample: args.sample,
+        seed,
+        oldest_first: args.oldest_first,
+        max_duration: args.max_duration.map(Span::duration),
+        max_age: args.max_age.map(Span::duration),
+    }))
 }
 
 fn fact(name: &str) -> Result<Facts, String> {
@@ -166,6 +219,9 @@ fn explain(request: &Request, error: VerifyError) -> Failure {
             crate::backup::VerifyError::TooSmall { .. }
             | crate::backup::VerifyError::Restore(crate::backup::rsync::RsyncError::NoSpace { .. }),
         ) => Some("make room there, or name another directory with --restore-to"),
+        VerifyError::Budget(BudgetError::Book(BookError::Ledger(_))) => {
+            Some("--forget begins the ledger anew")
+        }
         VerifyError::Scratch { .. } => Some("name another directory with --scratch"),
         VerifyError::Manifest { .. } => Some("without a whole manifest nothing can be said about the copy"),
         _ => None,

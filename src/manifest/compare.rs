@@ -8,14 +8,18 @@ use super::acl::Acl;
 use super::entry::{Device, Edge, Entry, Extent, Kind, Mtime, Status, is_at_or_below, path_order};
 use super::facts::{Facts, Found};
 use super::format::FormatError;
+use super::hashing::Content;
 use super::partition::Partition;
 use super::verdict::{Class, Difference, Report};
 use super::xattr::{Xattr, XattrValue};
 use crate::system::show;
 
+/// A second look at a file whose content is not what it should be: what should be, what was found; the finding that comes of both.
+pub type SecondLook<'l> = &'l dyn Fn(&Entry, &Content) -> Difference;
+
 /// How two streams are compared.
-#[derive(Debug, Clone)]
-pub struct Rules {
+#[derive(Clone)]
+pub struct Rules<'l> {
     /// Losses that are known and wanted: counted, and not held against the copy.
     pub accept_lost: Facts,
     /// What the copy can hold at all; what it says of single entries can only be less.
@@ -24,9 +28,11 @@ pub struct Rules {
     pub metadata_only: bool,
     /// Where temporary files go, when there are very many hard links.
     pub scratch: PathBuf,
+    /// Asked when content differs; without it the first look counts.
+    pub second_look: Option<SecondLook<'l>>,
 }
 
-impl Default for Rules {
+impl Default for Rules<'_> {
     fn default() -> Self {
         // `/tmp` may be memory.
         Self {
@@ -34,6 +40,7 @@ impl Default for Rules {
             carries: Facts::ALL,
             metadata_only: false,
             scratch: "/var/tmp".into(),
+            second_look: None,
         }
     }
 }
@@ -73,7 +80,7 @@ impl<E: Borrow<Entry>> Seen for (E, Facts) {
 pub fn compare<E, F>(
     expected: impl IntoIterator<Item = Result<E, FormatError>>,
     found: impl IntoIterator<Item = Result<F, FormatError>>,
-    rules: &Rules,
+    rules: &Rules<'_>,
     report: &mut Report,
 ) -> Result<(), FormatError>
 where
@@ -107,7 +114,7 @@ where
 }
 
 struct Judge<'r> {
-    rules: &'r Rules,
+    rules: &'r Rules<'r>,
     report: &'r mut Report,
     /// The expected directories above the current path that were not listed well, with how.
     ancestors: Vec<(Vec<u8>, Status)>,
@@ -212,6 +219,11 @@ impl Judge<'_> {
         match rc {
             Some(rc) if rc != lc => {
                 self.report.bytes += r;
+                let steady = expected.status == Status::Stable && found.status == Status::Stable;
+                if let Some(look) = self.rules.second_look.filter(|_| steady) {
+                    let first = Content { size: *r, hash: *rc, blocks: rb.clone() };
+                    return self.report.add(look(expected, &first));
+                }
                 let place = super::hashing::where_differing(*l, lb, rb);
                 let found_text = place.map_or_else(|| hex(rc), |place| format!("{} ({place})", hex(rc)));
                 self.changed(Class::Content, expected, found, (hex(lc), found_text));

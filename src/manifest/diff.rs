@@ -19,7 +19,7 @@ use super::verdict::Report;
 pub fn diff(
     expected: &Indexed,
     found: &Indexed,
-    rules: &Rules,
+    rules: &Rules<'_>,
     report: &mut Report,
 ) -> Result<u64, FormatError> {
     let (Some(left), Some(right)) = (expected.top()?, found.top()?) else {

@@ -18,7 +18,7 @@ pub fn judge(
     manifest: &Path,
     hashing: &Hashing,
     found: impl IntoIterator<Item = Result<Found, SortError>>,
-    rules: &Rules,
+    rules: &Rules<'_>,
     report: &mut Report,
 ) -> Result<(), FormatError> {
     let mut reader = open_file_with(manifest, hashing)?;

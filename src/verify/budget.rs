@@ -177,6 +177,7 @@ fn compare_metadata(task: &Task<'_>, book: &Book) -> Result<Report, BudgetError>
         carries: Facts::ALL.without(Facts::FLAGS),
         metadata_only: true,
         scratch: task.scratch.to_owned(),
+        second_look: None,
     };
     let mut report = Report::keeping(task.kept);
     let mut manifest = book.manifest()?;

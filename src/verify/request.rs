@@ -1,8 +1,10 @@
 //! What is asked of a verification.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::budget::Budget;
 use crate::manifest::verdict::DEFAULT_KEPT;
 use crate::manifest::{Facts, Hashing};
 use crate::sources::Source;
@@ -30,6 +32,12 @@ pub struct Request {
     pub workers: Option<usize>,
     /// What only some engines need.
     pub engine: Engine,
+    /// Read only so much of a directory's content.
+    pub budget: Option<Budget>,
+    /// Where it is kept what was proven when.
+    pub ledger: Option<PathBuf>,
+    /// Threads that read; `None` takes what suits the disk.
+    pub threads: Option<NonZeroUsize>,
 }
 
 /// What a copy should be.
@@ -71,6 +79,9 @@ impl Request {
             kept: DEFAULT_KEPT,
             workers: None,
             engine: Engine::default(),
+            budget: None,
+            ledger: None,
+            threads: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The second reading goes past the page cache, so that the disk is asked and not the memory that may be wrong. Equal twice: the
 //! file is damaged, and where. Different each time: what was read cannot be trusted, and the file may be fine.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,7 @@ use crate::manifest::hashing::where_differing;
 use crate::manifest::single::{self, open_quietly, open_regular};
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Content, ContentHasher, Entry, Hashing, Kind, Status};
+use crate::sources::Source;
 
 /// What the second reading was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,41 @@ pub(super) fn judge(expected: &Entry, first: Option<&Content>, second: &Second) 
     };
     let excused = expected.status == Status::Unstable && class == Class::Content;
     difference(if excused { Class::UnstableSource } else { class }, expected, found)
+}
+
+/// Second looks at the files of a copy that is a directory; other copies are looked at once.
+#[derive(Debug)]
+pub(super) struct SecondReading {
+    beneath: Option<RefCell<Beneath>>,
+    hashing: Hashing,
+}
+
+impl SecondReading {
+    /// At this copy. A directory that cannot be opened will be told by whoever reads it first.
+    pub(super) fn of(copy: &Source, hashing: &Hashing) -> Self {
+        let beneath = match copy {
+            Source::Path(path) if path.is_dir() => Beneath::open(path).ok().map(RefCell::new),
+            _ => None,
+        };
+        Self { beneath, hashing: hashing.clone() }
+    }
+
+    /// Whether there can be a second look.
+    pub(super) fn is_possible(&self) -> bool {
+        self.beneath.is_some()
+    }
+
+    /// Reads a file again whose content was not what it should be.
+    pub(super) fn look(&self, expected: &Entry, first: &Content) -> Difference {
+        let second = match &self.beneath {
+            None => Second::Failed(Errno::NOTSUP),
+            Some(beneath) => match beneath.borrow_mut().parent_and_name(&expected.path) {
+                Ok((dir, name)) => read_again(dir, &name, &self.hashing),
+                Err(errno) => Second::Failed(errno),
+            },
+        };
+        judge(expected, Some(first), &second)
+    }
 }
 
 const BLAME: &str = "the disk, its cable or the memory cannot be trusted";

@@ -3,8 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::budget::{Budget, BudgetError, CHECKPOINT, Clock, Task, verify_within};
 use super::gather::gather;
 use super::request::{Against, Request};
+use super::reread::SecondReading;
 use crate::backup::{self, VerifyOptions, VerifyProgress};
 use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
@@ -13,8 +15,9 @@ use crate::manifest::indexed::Indexed;
 use crate::manifest::judge::judge;
 use crate::manifest::scan::{ScanError, describe};
 use crate::manifest::verdict::{Class, Difference};
-use crate::manifest::{Facts, Report, ScanOptions};
+use crate::manifest::{Content, Entry, Facts, Report, ScanOptions};
 use crate::sources::{Gathered, Limits, Reading, Source, SourceError};
+use crate::system::told_to_stop::ToldToStop;
 
 /// It could not be found out whether the copy is good.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,15 @@ pub enum VerifyError {
     /// The copy cannot be read, or not this way.
     #[error("failed to read the copy")]
     Copy(#[from] SourceError),
+    /// Only directories can be read in part.
+    #[error("{0} can only be read as a whole: --sample, --max-duration and --max-age are for directories")]
+    NoBudget(String),
+    /// Being told to stop could not be arranged.
+    #[error("failed to listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// A part of it could not be verified.
+    #[error("failed to verify within the budget")]
+    Budget(#[from] BudgetError),
     /// It could not be restored.
     #[error("failed to verify by restoring")]
     Restore(#[from] backup::VerifyError),
@@ -77,6 +89,9 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         options.hashing = request.hashing.clone();
         return Ok(backup::verify_restored(path, &expected, to, &options, told)?);
     }
+    if let Some(budget) = &request.budget {
+        return within(request, budget, &expected, private.path(), told);
+    }
     let excludes = Excludes::parse(&header.excludes)?;
     let reading = Reading {
         hashing: request.hashing.clone(),
@@ -86,11 +101,14 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         progress: &|state| told(VerifyProgress::Reading(state)),
     };
     let (mut sorted, gathered) = gather(request, !header.one_filesystem, &reading)?;
+    let second = SecondReading::of(&request.copy, &request.hashing);
+    let look = |expected: &Entry, first: &Content| second.look(expected, first);
     let rules = Rules {
         accept_lost: request.accept_lost,
         carries: gathered.carries,
         metadata_only: false,
         scratch: private.path().to_owned(),
+        second_look: second.is_possible().then_some(&look),
     };
     let mut report = Report::keeping(request.kept);
     judge(&expected, &request.hashing, sorted.by_ref(), &rules, &mut report).map_err(trouble)?;
@@ -104,6 +122,43 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     }
     add(gathered, &mut report);
     Ok(report)
+}
+
+/// A directory, and only so much of its content.
+fn within(
+    request: &Request,
+    budget: &Budget,
+    expected: &Path,
+    scratch: &Path,
+    told: Told<'_>,
+) -> Result<Report, VerifyError> {
+    let Source::Path(copy) = &request.copy else {
+        return Err(VerifyError::NoBudget(request.copy.to_string()));
+    };
+    let against = match &request.against {
+        Against::Tree(tree) => Some(tree.as_path()),
+        Against::Manifest(_) => None,
+    };
+    let stop = ToldToStop::by_signals().map_err(VerifyError::Signals)?;
+    Clock::of_machine(|clock| {
+        let task = Task {
+            copy,
+            manifest: expected,
+            hashing: request.hashing.clone(),
+            budget: *budget,
+            ledger: request.ledger.as_deref(),
+            against,
+            scratch,
+            accept_lost: request.accept_lost,
+            kept: request.kept,
+            threads: request.threads,
+            checkpoint: CHECKPOINT,
+            clock,
+            stop: &|| stop.is_told(),
+            progress: &|state| told(VerifyProgress::Reading(state)),
+        };
+        Ok(verify_within(&task)?)
+    })
 }
 
 /// The manifest that the copy is compared with; that of a live tree is taken first.

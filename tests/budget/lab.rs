@@ -1,5 +1,7 @@
 //! A tree, its manifest, and runs over it at any time of any clock.
 
+#![allow(unreachable_pub, reason = "shared by the parts of one test")]
+
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
