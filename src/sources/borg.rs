@@ -125,7 +125,8 @@ impl Borg {
     }
 
     fn tree(&self) -> Vec<u8> {
-        self.path.as_ref().map(|path| bare(path.as_os_str().as_bytes()).to_vec()).unwrap_or_default()
+        let path = self.path.as_ref().map(|path| bare(path.as_os_str().as_bytes()).to_vec());
+        path.filter(|path| path != b".").unwrap_or_default()
     }
 
     fn find_archive(&self, private: &Path) -> Result<OsString, EngineError> {

@@ -19,6 +19,7 @@ use crate::manifest::sorter::SortError;
 use crate::manifest::verdict::Difference;
 use crate::manifest::{Class, Collector, Entry, Facts, Found, Status};
 use crate::system::durable::DurableError;
+use crate::system::exec::ExecError;
 use crate::system::sandbox::{
     Barrier, Barriers, Ceilings, Outcome, Running, Sandbox, SandboxError, Secret, own_program,
 };
@@ -121,7 +122,7 @@ pub enum EngineError {
         snapshot: String,
     },
     /// The snapshot does not hold the tree.
-    #[error("the snapshot holds {}, not {}: say which with --path", show::line(.holds), show::line(.wanted))]
+    #[error("the snapshot holds {}, not {}: say which with --inside", show::line(.holds), show::line(.wanted))]
     NoPath {
         /// What it holds.
         holds: String,
@@ -134,6 +135,12 @@ pub enum EngineError {
         /// The engine's words.
         words: String,
     },
+    /// The command that prints the password does not run.
+    #[error("failed to get the password")]
+    Secret(#[from] ExecError),
+    /// It is meant for a shell.
+    #[error("BORG_PASSCOMMAND is not run by a shell here, so it can't be {}: use a password file", show::line(.0))]
+    PassCommand(String),
     /// The engine gave up.
     #[error("{engine} gave up ({how}): {}", show::line(.words))]
     Failed {

@@ -53,6 +53,9 @@ pub enum SourceError {
     /// Another machine.
     #[error("failed to read from another machine")]
     Ssh(#[from] ssh::SshError),
+    /// An engine, or the sandbox around it.
+    #[error("failed to read the repository")]
+    Engine(#[from] engine::EngineError),
     /// No reader for it.
     #[error("{0} cannot be read yet")]
     NotYet(String),

@@ -133,6 +133,13 @@ impl Restic {
         })
     }
 
+    /// Whether only the network reaches it.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        let name = self.repository.to_string_lossy();
+        REMOTE.into_iter().any(|scheme| name.starts_with(scheme))
+    }
+
     fn find_snapshot(&self, private: &Path) -> Result<Snapshot, EngineError> {
         let wrong = |outcome: &Outcome| explain(&self.repository, &self.snapshot, outcome);
         let sandbox = self.sandbox(private)?.args(["snapshots", "--json", &self.snapshot]);
