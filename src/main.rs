@@ -6,10 +6,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use safe_upgrade::cli::{self, args::Cli};
-use safe_upgrade::error::Failure;
-use safe_upgrade::system::show;
+use safe_upgrade::error::{Exit, Failure};
+use safe_upgrade::system::{sandbox, show};
 
 fn main() -> ExitCode {
+    // Before anything else: a stage of the sandbox is no command, so that no help and no completion offers it.
+    if let Some(ended) = sandbox::stage_of(std::env::args_os()) {
+        return ended.map_or_else(
+            |error| {
+                tell(&Failure::failed("the sandbox could not be set up", error));
+                ExitCode::from(Exit::Failed.code())
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     match cli::run(&cli, &mut std::io::stdout().lock()) {

@@ -3,11 +3,14 @@
 //! Each source says what its format can carry; what it cannot is *lost by format*, neither different nor passed over. Archives
 //! are interpreted as they stream by, and nothing is written; engines that must write do it in a private directory, confined.
 
+pub mod borg;
 pub mod compressed;
 pub mod directory;
+pub mod engine;
 pub mod input;
 pub mod name;
 pub mod remote_shell;
+pub mod restic;
 pub mod rsync_from;
 pub mod ssh;
 pub mod tar;
@@ -50,6 +53,9 @@ pub enum SourceError {
     /// Another machine.
     #[error("failed to read from another machine")]
     Ssh(#[from] ssh::SshError),
+    /// An engine, or the sandbox around it.
+    #[error("failed to read the repository")]
+    Engine(#[from] engine::EngineError),
     /// No reader for it.
     #[error("{0} cannot be read yet")]
     NotYet(String),

@@ -6,6 +6,7 @@ pub mod exec;
 pub mod identity;
 pub mod lock;
 pub mod mounts;
+pub mod sandbox;
 pub mod show;
 pub mod span;
 pub mod told_to_stop;

@@ -1,20 +1,29 @@
 //! From the name of a copy to its reader.
 
+use std::path::Path;
+
+use super::engines::{self, Brought};
 use super::request::Request;
-use crate::manifest::collect::{Collector, Sorted};
+use crate::manifest::collect::Collector;
 use crate::sources::input::{self, Holds};
 use crate::sources::remote_shell::{Address, Transport};
-use crate::sources::{Gathered, Input, Reading, Source, SourceError, directory, ssh, tar};
+use crate::sources::{Input, Reading, Source, SourceError, directory, ssh, tar};
 
-/// What the copy holds, in the order of a manifest.
+/// What the copy holds, in the order of a manifest. `tree` is where the manifest was taken.
 pub(super) fn gather(
     request: &Request,
     cross_mounts: bool,
+    tree: &Path,
     reading: &Reading<'_>,
-) -> Result<(Sorted, Gathered), SourceError> {
+) -> Result<Brought, SourceError> {
     let mut into = Collector::new(reading.scratch);
     let gathered = match resolved(&request.copy)? {
-        Source::Path(path) => return directory::read(&path, cross_mounts, reading),
+        Source::Path(path) => {
+            let (sorted, gathered) = directory::read(&path, cross_mounts, reading)?;
+            return Ok((sorted, gathered, None));
+        }
+        Source::Restic(repository) => return engines::restic(repository, request, tree, reading),
+        Source::Borg(name) => return engines::borg(&name, request, tree, reading),
         Source::Tar(from) => tar::read(input::open(&from)?, &request.strip, reading, &mut into)?,
         Source::Ssh(text) => {
             let address = Address::parse(&text).map_err(ssh::SshError::from)?;
@@ -22,7 +31,7 @@ pub(super) fn gather(
         }
         other => return Err(SourceError::NotYet(other.to_string())),
     };
-    Ok((into.finish()?, gathered))
+    Ok((into.finish()?, gathered, None))
 }
 
 /// What a path that is no directory holds.

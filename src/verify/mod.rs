@@ -5,6 +5,7 @@
 //! | [`request`] | what is asked |
 //! | [`run`] | the way to the answer |
 //! | `gather` | from the name of a copy to its reader |
+//! | `engines` | what restic and borg are told |
 //! | [`budget`] | a directory verified in part, by share, size or time, and its coverage over many runs |
 //! | [`select`] | which files are read, and in which order |
 //! | [`ledger`] | what was proven when, on disk |
@@ -14,6 +15,7 @@ mod beneath;
 pub mod book;
 pub mod budget;
 mod crew;
+mod engines;
 mod gather;
 pub mod ledger;
 mod pinned;

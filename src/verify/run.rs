@@ -1,5 +1,7 @@
 //! The way to an answer: what should be, what is, and the difference.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -100,9 +102,10 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         limits: Limits::around(&summary),
         progress: &|state| told(VerifyProgress::Reading(state)),
     };
-    let (mut sorted, gathered) = gather(request, !header.one_filesystem, &reading)?;
     let second = SecondReading::of(&request.copy, &request.hashing);
     let look = |expected: &Entry, first: &Content| second.look(expected, first);
+    let tree = Path::new(OsStr::from_bytes(&header.tree));
+    let (mut sorted, gathered, restore) = gather(request, !header.one_filesystem, tree, &reading)?;
     let rules = Rules {
         accept_lost: request.accept_lost,
         carries: gathered.carries,
@@ -111,6 +114,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         second_look: second.is_possible().then_some(&look),
     };
     let mut report = Report::keeping(request.kept);
+    report.restore = restore;
     judge(&expected, &request.hashing, sorted.by_ref(), &rules, &mut report).map_err(trouble)?;
     for path in sorted.clashes() {
         report.add(Difference {

@@ -1,0 +1,425 @@
+//! Stream and list put together, and the entries that only a real restore can tell about.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use super::node::Listed;
+use super::{KEEPS, complaint, pattern};
+use crate::manifest::collect::Sorted;
+use crate::manifest::entry::ContentHash;
+use crate::manifest::scan::gather;
+use crate::manifest::sorter::SortError;
+use crate::manifest::{Class, Collector, Entry, Facts, Found, Kind, ScanOptions, Status};
+use crate::sources::engine::{
+    EngineError, Findings, Pair, Pairs, Target, numbered_key, restored_facts, with_listed,
+};
+use crate::sources::{Gathered, Reading};
+use crate::system::sandbox::Outcome;
+
+/// Names of hard links that are restored to see which are one inode, and their bytes; when there are more, their link counts,
+/// times and contents must do.
+const MOST_LINKED: usize = 2000;
+const MOST_LINKED_BYTES: u64 = 1 << 30;
+
+/// How many paths are kept in memory to be restored.
+const MOST_KEPT: usize = 100_000;
+
+/// Bytes of patterns for one run of restic; the kernel takes about two million.
+const MOST_PATTERNS: usize = 512 << 10;
+
+/// What the stream left open.
+#[derive(Default)]
+pub(super) struct Parts {
+    specials: Vec<Vec<u8>>,
+    linked: LinkedFiles,
+    pub(super) undelivered: Undelivered,
+}
+
+/// Files with more than one name.
+#[derive(Default)]
+struct LinkedFiles {
+    /// With what the stream said they hold.
+    kept: HashMap<Vec<u8>, (ContentHash, [u8; 16])>,
+    bytes: u64,
+    patterns: usize,
+    /// There are too many: they are grouped by what is known of them.
+    inferred: u64,
+}
+
+/// What is listed and did not come; the count is of files.
+#[derive(Default)]
+pub(super) struct Undelivered {
+    /// And directories and links that only the list tells of.
+    kept: Vec<Found>,
+    bytes: u64,
+    /// Of all files that are listed.
+    all_bytes: u64,
+    pub(super) count: u64,
+}
+
+/// Hands every entry that is fully known to `into`, and returns what is not.
+pub(super) fn put_together(
+    stream: Sorted,
+    mut listed: Listed,
+    reading: &Reading<'_>,
+    findings: &mut Findings,
+    into: &mut Collector,
+) -> Result<Parts, SortError> {
+    let mut parts = Parts::default();
+    let mut pairs = Pairs::new(stream, listed.sorted)?;
+    while let Some(pair) = pairs.pair()? {
+        match pair {
+            Pair::Both(streamed, known) => parts.both(streamed, &known, findings, into)?,
+            Pair::Streamed(streamed) => match listed.odd.remove(&as_listed(&streamed.entry.path)) {
+                Some(Some(known)) => parts.both(streamed, &known, findings, into)?,
+                _ => into.push(&Found { carries: WITHOUT_LIST, ..streamed })?,
+            },
+            Pair::Listed(known) => parts.only_listed(known, into)?,
+        }
+    }
+    for known in listed.odd.into_values().flatten() {
+        let path = known.entry.path.clone();
+        match known.entry.kind {
+            Kind::File { .. } | Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => {
+                parts.only_listed(known, into)?;
+            }
+            // Its true name did not come with the stream, so nothing can be said under that name.
+            _ if !reading.excludes.covers(&path) => {
+                findings.add(Class::NotChecked, &path, "an entry", "its name is known only in part".into());
+            }
+            _ => {}
+        }
+    }
+    Ok(parts)
+}
+
+/// What the stream alone tells. Its times are rounded to the nearest second, which may be the next.
+const WITHOUT_LIST: Facts =
+    KEEPS.without(Facts::MTIME).without(Facts::MTIME_NANOS).without(Facts::HARD_LINKS);
+
+/// The path as the list writes it: each byte that is no text is replaced by itself, as Go does it.
+fn as_listed(path: &[u8]) -> Vec<u8> {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '\u{fffd}'));
+    }
+    text.into_bytes()
+}
+
+impl Parts {
+    fn both(
+        &mut self,
+        streamed: Found,
+        known: &Found,
+        findings: &mut Findings,
+        into: &mut Collector,
+    ) -> Result<(), SortError> {
+        let path = streamed.entry.path.clone();
+        match (&streamed.entry.kind, &known.entry.kind) {
+            (_, Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_)) => self.special(path),
+            (Kind::File { content: None, .. }, Kind::File { .. }) => {
+                let known = Found { entry: Entry { path, ..known.entry.clone() }, ..known.clone() };
+                return self.undelivered(known, into);
+            }
+            (Kind::File { content: Some(content), size, .. }, Kind::File { .. }) => {
+                self.undelivered.all_bytes += *size;
+                let links = known.entry.noted.map_or(1, |noted| noted.links);
+                if links > 1 {
+                    self.linked.add(&path, *content, *size, likeness(&known.entry, content), into)?;
+                }
+                let entry = with_listed(streamed.entry, &known.entry);
+                return into.push(&Found { entry, carries: KEEPS });
+            }
+            (came, told) if came.name() == told.name() => {
+                let entry = with_listed(streamed.entry, &known.entry);
+                return into.push(&Found { entry, carries: KEEPS });
+            }
+            (came, told) => {
+                let (came, told) = (came.name().to_owned(), told.name());
+                findings.add(Class::Hostile, &path, &format!("a {told}, as listed"), format!("a {came}"));
+                return into.push(&Found { carries: WITHOUT_LIST, ..streamed });
+            }
+        }
+        Ok(())
+    }
+
+    fn only_listed(&mut self, known: Found, into: &mut Collector) -> Result<(), SortError> {
+        match known.entry.kind {
+            Kind::File { .. } => self.undelivered(known, into),
+            Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) => {
+                self.special(known.entry.path);
+                Ok(())
+            }
+            _ => self.undelivered.keep(known, into),
+        }
+    }
+
+    fn special(&mut self, path: Vec<u8>) {
+        if self.specials.len() < MOST_KEPT {
+            self.specials.push(path);
+        }
+    }
+
+    fn undelivered(&mut self, known: Found, into: &mut Collector) -> Result<(), SortError> {
+        self.undelivered.count += 1;
+        self.undelivered.bytes += known.entry.bytes();
+        self.undelivered.all_bytes += known.entry.bytes();
+        self.undelivered.keep(known, into)
+    }
+}
+
+impl Undelivered {
+    fn keep(&mut self, known: Found, into: &mut Collector) -> Result<(), SortError> {
+        let known = Found { entry: Entry { noted: None, ..known.entry }, ..known };
+        if self.kept.len() >= MOST_KEPT {
+            return into.push(&known);
+        }
+        self.kept.push(known);
+        Ok(())
+    }
+}
+
+impl LinkedFiles {
+    fn add(
+        &mut self,
+        path: &[u8],
+        content: ContentHash,
+        size: u64,
+        likeness: [u8; 16],
+        into: &mut Collector,
+    ) -> Result<(), SortError> {
+        self.bytes += size;
+        self.patterns += path.len() + 256;
+        self.kept.insert(path.to_vec(), (content, likeness));
+        let too_many =
+            self.kept.len() > MOST_LINKED || self.bytes > MOST_LINKED_BYTES || self.patterns > MOST_PATTERNS;
+        if too_many || self.inferred > 0 {
+            self.infer(into)?;
+        }
+        Ok(())
+    }
+
+    fn infer(&mut self, into: &mut Collector) -> Result<(), SortError> {
+        self.inferred += self.kept.len() as u64;
+        for (path, (_, likeness)) in self.kept.drain() {
+            into.same_inode(likeness, &path)?;
+        }
+        Ok(())
+    }
+}
+
+/// What all names of one inode have in common, and hardly any two inodes: the time of the last change to the nanosecond is
+/// part of it.
+fn likeness(entry: &Entry, content: &ContentHash) -> [u8; 16] {
+    let noted = entry.noted.unwrap_or_default();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(content);
+    for number in [noted.ctime.seconds, entry.mtime.seconds, noted.links.cast_signed()] {
+        hasher.update(&number.to_le_bytes());
+    }
+    for number in [noted.ctime.nanoseconds, entry.mtime.nanoseconds, entry.mode.into(), entry.uid, entry.gid]
+    {
+        hasher.update(&number.to_le_bytes());
+    }
+    let mut key = [0; 16];
+    key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    key
+}
+
+/// Runs restic to restore what these patterns match into a directory.
+type Restore<'r> = dyn Fn(&[OsString], &Target) -> Result<Outcome, EngineError> + 'r;
+
+/// Restores what the stream left open, and hands over what came out.
+pub(super) struct Rest<'r> {
+    pub tree: &'r [u8],
+    pub reading: &'r Reading<'r>,
+    pub findings: &'r mut Findings,
+    pub into: &'r mut Collector,
+    pub gathered: &'r mut Gathered,
+}
+
+impl Rest<'_> {
+    pub(super) fn restore(&mut self, mut parts: Parts, restore: &Restore<'_>) -> Result<(), EngineError> {
+        if parts.linked.inferred > 0 {
+            let count = parts.linked.inferred;
+            let how = "grouped by their link counts, times and contents: too many to be restored";
+            self.gathered.remarks.push(format!("{count} names of hard links were {how}"));
+        }
+        let specials = parts.specials.iter().map(Vec::as_slice);
+        let paths: Vec<&[u8]> = specials.chain(parts.linked.kept.keys().map(Vec::as_slice)).collect();
+        let first: Vec<OsString> = paths.iter().map(|path| self.pattern(path)).collect();
+        let count = paths.len();
+        // All hard links fit into the last run together with some of the rest.
+        let runs = runs(first);
+        for (number, patterns) in runs.iter().enumerate() {
+            self.run(patterns, number, &parts.linked, &mut HashMap::new(), restore)?;
+        }
+        if count > 0 {
+            let what = "that the stream does not carry were really restored and read";
+            self.gathered.remarks.push(format!("{count} devices, pipes and hard links {what}"));
+        }
+        parts.linked = LinkedFiles::default();
+        self.undelivered(parts.undelivered, restore)
+    }
+
+    /// One pattern in the snapshot for a path in the tree.
+    fn pattern(&self, path: &[u8]) -> OsString {
+        match (self.tree.is_empty(), path.is_empty()) {
+            (true, _) => pattern(path),
+            (false, true) => pattern(self.tree),
+            (false, false) => pattern(&[self.tree, b"/", path].concat()),
+        }
+    }
+
+    fn undelivered(&mut self, missing: Undelivered, restore: &Restore<'_>) -> Result<(), EngineError> {
+        let Undelivered { kept, bytes, all_bytes, count } = missing;
+        let mut waiting: HashMap<Vec<u8>, Found> =
+            kept.into_iter().map(|found| (found.entry.path.clone(), found)).collect();
+        let free = free_bytes(self.reading.scratch)? / 10 * 9;
+        // Restored as a whole, directories come with their attributes; one by one they would come with all that they hold.
+        let whole = bytes.saturating_mul(2) >= all_bytes && free > all_bytes;
+        if count > 0 && (whole || free > bytes) {
+            let files = waiting.values().filter(|found| matches!(found.entry.kind, Kind::File { .. }));
+            let patterns = match whole {
+                true => vec![vec![self.pattern(b"")]],
+                false => runs(files.map(|found| self.pattern(&found.entry.path)).collect()),
+            };
+            for (number, patterns) in patterns.iter().enumerate() {
+                self.run(patterns, number, &LinkedFiles::default(), &mut waiting, restore)?;
+            }
+            let what = "files that did not come with the stream were really restored and read";
+            self.gathered.remarks.push(format!("{count} {what}"));
+        } else if count > 0 {
+            self.gathered.remarks.push(format!(
+                "{count} files did not come with the stream and were not restored: that takes {bytes} bytes, {free} are free"
+            ));
+        }
+        for found in waiting.into_values() {
+            self.into.push(&found)?;
+        }
+        Ok(())
+    }
+
+    /// One run of restic: special files and hard links are handed over, and of other files those that `waiting` waits for.
+    fn run(
+        &mut self,
+        patterns: &[OsString],
+        number: usize,
+        linked: &LinkedFiles,
+        waiting: &mut HashMap<Vec<u8>, Found>,
+        restore: &Restore<'_>,
+    ) -> Result<(), EngineError> {
+        let target = Target::create(self.reading.scratch)?;
+        let outcome = restore(patterns, &target)?;
+        self.gathered.remarks.extend(complaint(&outcome));
+        let tree = target.path().join(OsStr::from_bytes(self.tree));
+        if !tree.is_dir() {
+            return Ok(());
+        }
+        let options = ScanOptions {
+            excludes: self.reading.excludes.clone(),
+            hashing: self.reading.hashing.clone(),
+            ..ScanOptions::default()
+        };
+        for found in gather(&tree, &options, self.reading.scratch, &|_| {})?.sorted {
+            self.restored(found?.entry, number, linked, waiting)?;
+        }
+        Ok(())
+    }
+
+    fn restored(
+        &mut self,
+        mut entry: Entry,
+        number: usize,
+        linked: &LinkedFiles,
+        waiting: &mut HashMap<Vec<u8>, Found>,
+    ) -> Result<(), SortError> {
+        // Groups are numbered anew in each run.
+        let group = entry.link_group.take().map(|group| (number as u64) << 40 | group);
+        let carries = restored_facts(KEEPS);
+        if let Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) = &entry.kind {
+            // Of what was restored as a whole it is here again.
+            return self.into.push(&Found { entry, carries });
+        }
+        if let Some((streamed, _)) = linked.kept.get(&entry.path) {
+            if let Some(group) = group {
+                self.into.same_inode(numbered_key(b'l', group), &entry.path)?;
+            }
+            let same =
+                matches!(&entry.kind, Kind::File { content: Some(content), .. } if content == streamed);
+            if !same {
+                let (expected, found) =
+                    ("the content that was streamed", "other content when it was restored");
+                self.findings.add(Class::Content, &entry.path, expected, found.to_owned());
+            }
+        }
+        let listed = match waiting.contains_key(&entry.path) {
+            true => entry.path.clone(),
+            false => as_listed(&entry.path),
+        };
+        if waiting.get(&listed).is_some_and(|found| found.entry.kind.name() == entry.kind.name())
+            && entry.status == Status::Stable
+        {
+            waiting.remove(&listed);
+            if let Some(group) = group {
+                self.into.same_inode(numbered_key(b'u', group), &entry.path)?;
+            }
+            return self.into.push(&Found { entry, carries });
+        }
+        Ok(())
+    }
+}
+
+/// Patterns in runs that fit a command line.
+fn runs(patterns: Vec<OsString>) -> Vec<Vec<OsString>> {
+    let mut runs: Vec<Vec<OsString>> = Vec::new();
+    let mut room = 0;
+    let mut seen = HashSet::new();
+    for pattern in patterns.into_iter().rev() {
+        if !seen.insert(pattern.clone()) {
+            continue;
+        }
+        let length = pattern.len() + 16;
+        match runs.last_mut() {
+            Some(run) if length <= room => run.push(pattern),
+            _ => {
+                room = MOST_PATTERNS + MOST_PATTERNS / 4;
+                runs.push(vec![pattern]);
+            }
+        }
+        room = room.saturating_sub(length);
+    }
+    runs
+}
+
+fn free_bytes(directory: &std::path::Path) -> Result<u64, EngineError> {
+    let facts = rustix::fs::statvfs(directory)
+        .map_err(|errno| EngineError::Directory { path: directory.to_owned(), source: errno.into() })?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_replaced_one_by_one() {
+        assert_eq!(as_listed(b"a\xff\xfeb"), "a\u{fffd}\u{fffd}b".as_bytes());
+        // The beginning of a character that is cut: Go replaces each byte.
+        assert_eq!(as_listed(b"\xe2\x82x"), "\u{fffd}\u{fffd}x".as_bytes());
+        assert_eq!(as_listed("café".as_bytes()), "café".as_bytes());
+    }
+
+    #[test]
+    fn the_last_patterns_share_the_first_run() {
+        let all: Vec<OsString> = (0..100_000).map(|number| format!("/some/path/{number}").into()).collect();
+        let runs = runs(all.clone());
+        assert!(runs.len() > 1 && runs[0].contains(&all[99_999]) && runs[0].contains(&all[90_000]));
+        assert_eq!(runs.iter().map(Vec::len).sum::<usize>(), 100_000);
+        let longest =
+            runs.iter().map(|run| run.iter().map(|pattern| pattern.len() + 16).sum::<usize>()).max();
+        assert!(longest.unwrap() <= MOST_PATTERNS + MOST_PATTERNS / 4);
+    }
+}
