@@ -71,8 +71,8 @@ pub struct VerifyArgs {
     /// A configuration file of the engine, as rclone's.
     #[arg(long, value_name = "FILE")]
     pub engine_config: Option<PathBuf>,
-    /// An option for ssh (may be given several times), as -p2222.
-    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    /// An option for ssh (may be given several times), as -p2222. For rclone: --links and --metadata, if the copy was made so.
+    #[arg(long, alias = "engine-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub ssh_option: Vec<OsString>,
     /// How many rsyncs restore a directory at once.
     #[arg(long, value_name = "N", requires = "restore_to")]

@@ -7,8 +7,11 @@ pub mod compressed;
 pub mod directory;
 pub mod input;
 pub mod name;
+pub mod rclone;
+pub mod rclone_listing;
 pub mod remote_shell;
 pub mod rsync_from;
+pub mod sftp;
 pub mod ssh;
 pub mod tar;
 
@@ -50,6 +53,9 @@ pub enum SourceError {
     /// Another machine.
     #[error("failed to read from another machine")]
     Ssh(#[from] ssh::SshError),
+    /// Something behind rclone.
+    #[error("failed to read from rclone")]
+    Rclone(#[from] rclone::RcloneError),
     /// No reader for it.
     #[error("{0} cannot be read yet")]
     NotYet(String),

@@ -1,5 +1,6 @@
 //! From the name of a copy to its reader.
 
+use super::remote;
 use super::request::Request;
 use crate::manifest::collect::{Collector, Sorted};
 use crate::sources::input::{self, Holds};
@@ -20,6 +21,7 @@ pub(super) fn gather(
             let address = Address::parse(&text).map_err(ssh::SshError::from)?;
             ssh::read(&address, &transport(request), cross_mounts, reading, &mut into)?
         }
+        Source::Rclone(name) => remote::by_rclone(&name, request, reading, &mut into)?,
         other => return Err(SourceError::NotYet(other.to_string())),
     };
     Ok((into.finish()?, gathered))
