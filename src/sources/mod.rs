@@ -9,9 +9,12 @@ pub mod directory;
 pub mod engine;
 pub mod input;
 pub mod name;
+pub mod rclone;
+pub mod rclone_listing;
 pub mod remote_shell;
 pub mod restic;
 pub mod rsync_from;
+pub mod sftp;
 pub mod ssh;
 pub mod tar;
 
@@ -56,6 +59,9 @@ pub enum SourceError {
     /// An engine, or the sandbox around it.
     #[error("failed to read the repository")]
     Engine(#[from] engine::EngineError),
+    /// Something behind rclone.
+    #[error("failed to read from rclone")]
+    Rclone(#[from] rclone::RcloneError),
     /// No reader for it.
     #[error("{0} cannot be read yet")]
     NotYet(String),

@@ -175,6 +175,8 @@ impl Transport {
             options.extend(["-o".into(), manner.into()]);
         }
         if let Some(config) = &self.config {
+            // ssh runs in another directory. Only an empty path cannot be made absolute, and ssh says that better.
+            let config = std::path::absolute(config).unwrap_or_else(|_| config.clone());
             options.extend(["-F".into(), config.into()]);
         }
         options.extend_from_slice(&self.options);

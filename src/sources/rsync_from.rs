@@ -63,16 +63,12 @@ pub fn read(
     let root = rustix::process::geteuid().is_root();
     let place = reading.scratch.join("fetched");
     durable::private_directory(&place)?;
-    let unreadable = fetch(address, transport, &place, root)?;
+    let unreadable = fetch(address, transport, reading, &place, root)?;
     durable::sync_filesystem(&place)?;
     let mut gathered = directory::read_into(&place, cross_mounts, reading, into)
         .map_err(|source| RsyncError::Read(Box::new(source)))?;
     for Unreadable { path, directory, errno } in &unreadable {
-        let kind = if *directory {
-            Kind::Directory { edge: Edge::Inside }
-        } else {
-            Kind::File { size: 0, content: None, blocks: Vec::new(), extents: None }
-        };
+        let kind = if *directory { Kind::Directory { edge: Edge::Inside } } else { Kind::unread_file(0) };
         let entry = Entry { status: Status::Unreadable(*errno), ..Entry::new(path.clone(), kind) };
         into.push(&Found { entry, carries: Facts::NONE })?;
     }
@@ -90,6 +86,7 @@ fn carried(root: bool) -> Facts {
 fn fetch(
     address: &Address,
     transport: &Transport,
+    reading: &Reading<'_>,
     place: &Path,
     root: bool,
 ) -> Result<Vec<Unreadable>, RsyncError> {
@@ -103,6 +100,7 @@ fn fetch(
     if !root {
         exec = exec.arg("--no-devices");
     }
+    exec = exec.args(reading.excludes.rsync_arguments());
     if let Some(agent) = &transport.agent {
         exec = exec.env("SSH_AUTH_SOCK", agent);
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::engines::{self, Brought};
+use super::remote;
 use super::request::Request;
 use crate::manifest::collect::Collector;
 use crate::sources::input::{self, Holds};
@@ -29,6 +30,7 @@ pub(super) fn gather(
             let address = Address::parse(&text).map_err(ssh::SshError::from)?;
             ssh::read(&address, &transport(request), cross_mounts, reading, &mut into)?
         }
+        Source::Rclone(name) => remote::by_rclone(&name, request, reading, &mut into)?,
         other => return Err(SourceError::NotYet(other.to_string())),
     };
     Ok((into.finish()?, gathered, None))

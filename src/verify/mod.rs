@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`request`] | what is asked |
 //! | [`run`] | the way to the answer |
-//! | `gather` | from the name of a copy to its reader |
+//! | `gather`, `remote` | from the name of a copy to its reader |
 //! | `engines` | what restic and borg are told |
 //! | [`budget`] | a directory verified in part, by share, size or time, and its coverage over many runs |
 //! | [`select`] | which files are read, and in which order |
@@ -20,6 +20,7 @@ mod gather;
 pub mod ledger;
 mod pinned;
 mod plan;
+mod remote;
 pub mod request;
 mod reread;
 pub mod run;
