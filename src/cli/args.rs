@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{manifest::ManifestArgs, verify::VerifyArgs};
+use super::{manifest::ManifestArgs, selftest::SelftestArgs, verify::VerifyArgs};
 use crate::config::DEFAULT_PATH;
 
 /// Takes a Debian server to its next release, proven healthy, or back to the old one, proven restored.
@@ -50,6 +50,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Create, show, compare and export manifests.
     Manifest(ManifestArgs),
+    /// Damage copies in every way it knows, and show that `verify` catches it on this machine.
+    Selftest(SelftestArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Write the man pages into a directory.

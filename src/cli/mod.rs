@@ -19,6 +19,7 @@ mod report;
 mod resume;
 mod rollback;
 mod run;
+pub mod selftest;
 pub mod sign;
 mod status;
 pub mod story;
@@ -57,6 +58,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Prune(args) => prune::run(args, &places, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Manifest(args) => manifest::run(args, out),
+        Command::Selftest(args) => selftest::run(args, out),
         Command::Completions(args) => papers::completions(args, out),
         Command::Man(args) => papers::man(args),
     }

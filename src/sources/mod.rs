@@ -14,6 +14,7 @@ pub mod rclone_listing;
 pub mod remote_shell;
 pub mod restic;
 pub mod rsync_from;
+pub mod send_stream;
 pub mod sftp;
 pub mod ssh;
 pub mod tar;
@@ -62,9 +63,12 @@ pub enum SourceError {
     /// Something behind rclone.
     #[error("failed to read from rclone")]
     Rclone(#[from] rclone::RcloneError),
-    /// No reader for it.
-    #[error("{0} cannot be read yet")]
-    NotYet(String),
+    /// A btrfs send stream about which nothing can be said.
+    #[error("failed to read the send stream")]
+    SendStream(#[from] send_stream::SendStreamError),
+    /// The first bytes could not be read.
+    #[error("failed to unpack {0}")]
+    Unpack(String, #[source] std::io::Error),
 }
 
 /// How a copy is read.

@@ -6,9 +6,10 @@ use super::engines::{self, Brought};
 use super::remote;
 use super::request::Request;
 use crate::manifest::collect::Collector;
+use crate::sources::compressed::Decompressed;
 use crate::sources::input::{self, Holds};
 use crate::sources::remote_shell::{Address, Transport};
-use crate::sources::{Input, Reading, Source, SourceError, directory, ssh, tar};
+use crate::sources::{Gathered, Input, Reading, Source, SourceError, directory, send_stream, ssh, tar};
 
 /// What the copy holds, in the order of a manifest. `tree` is where the manifest was taken.
 pub(super) fn gather(
@@ -31,9 +32,28 @@ pub(super) fn gather(
             ssh::read(&address, &transport(request), cross_mounts, reading, &mut into)?
         }
         Source::Rclone(name) => remote::by_rclone(&name, request, reading, &mut into)?,
-        other => return Err(SourceError::NotYet(other.to_string())),
+        Source::SendStream(from) => by_send_stream(&from, reading, &mut into)?,
     };
     Ok((into.finish()?, gathered, None))
+}
+
+/// A stream that can be opened again is read twice where files share their extents.
+fn by_send_stream(
+    from: &Input,
+    reading: &Reading<'_>,
+    into: &mut Collector,
+) -> Result<Gathered, SourceError> {
+    let unpacked = || {
+        let stream = input::open(from)?;
+        Decompressed::new(stream).map_err(|source| SourceError::Unpack(from.to_string(), source))
+    };
+    match from {
+        Input::Stdin => Ok(send_stream::read(unpacked()?, reading, into)?),
+        Input::File(_) => {
+            let again = || unpacked().map_err(std::io::Error::other);
+            Ok(send_stream::read_twice(again, reading, into)?)
+        }
+    }
 }
 
 /// What a path that is no directory holds.
