@@ -211,6 +211,15 @@ impl Change {
         }
     }
 
+    /// What a copy must be able to hold to show the change.
+    pub fn fact(self) -> Option<&'static str> {
+        match self {
+            Self::Attribute => Some("xattrs"),
+            Self::Acl => Some("acl"),
+            _ => None,
+        }
+    }
+
     /// Makes the change to the tree of [`standard`]; says at which path.
     pub fn make(self, tree: &Path) -> &'static str {
         let file = tree.join("dir/file");
