@@ -99,6 +99,22 @@ pub(crate) const FORMATS: [Format; 10] = [
     },
 ];
 
+/// bsdtar keeps attributes and lists without being asked; in formats that cannot hold lists it must be told not to read them, or it
+/// writes modes that no restore can mend.
+pub(crate) const BSD_FORMATS: [Format; 3] = [
+    Format { name: "bsdtar ustar", options: &["--format=ustar", "--no-acls"], ..USTAR },
+    // Without times before 1970 as well: it writes them as 1970 here, and with a fraction that counts the wrong way in pax.
+    // And with short names: it cuts those of sparse files, and restores them so.
+    Format { name: "bsdtar gnutar", options: &["--format=gnutar", "--no-acls"], large_numbers: false, ..GNU },
+    Format {
+        name: "bsdtar pax",
+        options: &["--format=pax"],
+        large_numbers: false,
+        longest_name: 40,
+        ..WHOLE
+    },
+];
+
 pub(crate) fn node() -> impl Strategy<Value = Node> {
     let name = prop_oneof![
         "[a-z]{1,8}".prop_map(String::into_bytes),

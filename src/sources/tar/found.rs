@@ -7,7 +7,7 @@ use super::members::{Member, MemberKind};
 use super::names::Names;
 use crate::manifest::acl::Acl;
 use crate::manifest::entry::{Device, Edge};
-use crate::manifest::xattr::{self, Xattr};
+use crate::manifest::xattr::{self, Xattr, XattrValue};
 use crate::manifest::{Entry, Facts, Found, Kind};
 
 /// All that any tar archive can say. Sockets are never archived, flags of `chattr` only as text that is not read.
@@ -99,6 +99,10 @@ pub(super) fn found(
     let mut wrong = Vec::new();
     match attributes(member, names, most_xattr_bytes) {
         Ok((xattrs, lost)) => {
+            // libarchive writes the owning group's permissions where the kernel shows the mask; a restore sets the list last.
+            if let Some(mode) = xattrs.iter().find_map(mode_of_list) {
+                entry.mode = entry.mode & !0o777 | mode;
+            }
             entry.xattrs = xattrs;
             carries = carries.without(lost);
         }
@@ -170,6 +174,20 @@ fn attributes(
     xattrs.dedup_by(|(later, _), (kept, _)| later == kept);
     possible(&xattrs)?;
     Ok((xattrs.iter().map(|(name, value)| Xattr::new(name.clone(), value)).collect(), lost))
+}
+
+/// The nine permission bits of a file with this access control list.
+fn mode_of_list(xattr: &Xattr) -> Option<u16> {
+    let XattrValue::Bytes(raw) = &xattr.value else { return None };
+    if xattr.name != xattr::ACL_ACCESS {
+        return None;
+    }
+    // After the version: tag, permissions, number, of two, two and four bytes.
+    let of = |tag: u8| {
+        raw.get(4..)?.chunks_exact(8).find(|entry| entry[..2] == [tag, 0]).map(|entry| u16::from(entry[2]))
+    };
+    let (owner, group, mask, other) = (of(0x01)?, of(0x04)?, of(0x10), of(0x20)?);
+    Some(owner << 6 | mask.unwrap_or(group) << 3 | other)
 }
 
 /// Whether Linux could have them.

@@ -1,6 +1,7 @@
 //! How the stored bytes of a member make up a file: whole, or by one of five kinds of sparse map.
 
 use std::io::BufRead;
+use std::rc::Rc;
 
 use super::blocks::Broken;
 use super::header::{self, Header, SparseHeader};
@@ -12,7 +13,8 @@ use super::sparse::{self, Map, MapReader};
 #[derive(Debug, Clone)]
 pub(super) enum Layout {
     Plain(u64),
-    Sparse(Map),
+    /// Shared, because a map may take 16 MiB.
+    Sparse(Rc<Map>),
     /// The map could not be read: how long the file is, is not known.
     Unknown,
 }

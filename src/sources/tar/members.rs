@@ -11,6 +11,9 @@ use crate::manifest::Mtime;
 /// More extended headers than this before one member have no use.
 const MOST_EXTENSIONS: usize = 16;
 
+/// The most oddities before one member, and the most remarks of a whole archive: it may hold millions.
+const MOST_KEPT: usize = 1000;
+
 /// One member, before anybody judged where it wants to be.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -141,7 +144,9 @@ impl<R: BufRead> Members<R> {
     }
 
     fn odd(&mut self, path: Vec<u8>, what: String) {
-        self.oddities.push(Oddity { path, what });
+        if self.oddities.len() < MOST_KEPT {
+            self.oddities.push(Oddity { path, what });
+        }
     }
 
     /// The next block that is a header; blocks that should be one and are not are passed over and named.
@@ -287,7 +292,10 @@ impl<R: BufRead> Members<R> {
         let name = header.name();
         let shown = crate::system::show::bytes(&name);
         match header.type_flag() {
-            b'V' => self.remarks.push(format!("the archive has the volume label {shown}")),
+            b'V' if self.remarks.len() < MOST_KEPT => {
+                self.remarks.push(format!("the archive has the volume label {shown}"));
+            }
+            b'V' => {}
             b'M' => self.odd(name, "the rest of a file that began in another volume".to_owned()),
             _ => self.odd(name, "a member of type N, which nothing writes any more".to_owned()),
         }
@@ -416,7 +424,7 @@ impl<R: BufRead> Members<R> {
         };
         let layout = match map {
             Ok(None) => Layout::Plain(stored),
-            Ok(Some(map)) if map.stored() == stored => Layout::Sparse(map),
+            Ok(Some(map)) if map.stored() == stored => Layout::Sparse(map.into()),
             Ok(Some(map)) => {
                 wrong.push(format!("a sparse map of {} bytes for {stored} stored ones", map.stored()));
                 Layout::Unknown

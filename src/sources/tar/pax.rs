@@ -2,6 +2,10 @@
 
 use super::sparse::{self, BadMap};
 use crate::manifest::Mtime;
+use crate::manifest::xattr::MAX_COUNT;
+
+/// After so many mistakes the rest of an extended header is not read: a header can hold a million of them.
+const MOST_WRONG: usize = 20;
 
 /// What the extended headers before a member say about it.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +64,13 @@ impl Records {
         let mut named = Named::default();
         let mut rest = text;
         while !rest.is_empty() {
+            if wrong.len() >= MOST_WRONG {
+                wrong.push(
+                    "more that is wrong with the same extended header; the rest of it was not read"
+                        .to_owned(),
+                );
+                break;
+            }
             let Some((key, value, after)) = split_record(rest) else {
                 // A writer may fill the last block of the header with NUL instead of giving the exact size.
                 if rest.iter().any(|&byte| byte != 0) {
@@ -96,7 +107,7 @@ impl Records {
             b"SCHILY.acl.default" => self.acl_default = self.counted(value),
             b"SCHILY.fflags" => self.flags = !value.is_empty(),
             // The kernel keeps the label with its closing NUL; tar writes it as text.
-            b"RHT.security.selinux" => self.xattr(b"security.selinux", [value, b"\0"].concat()),
+            b"RHT.security.selinux" => return self.xattr(b"security.selinux", [value, b"\0"].concat()),
             _ => return self.long_key(key, value),
         }
         Ok(())
@@ -104,10 +115,10 @@ impl Records {
 
     fn long_key(&mut self, key: &[u8], value: &[u8]) -> Result<(), BadRecord> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            self.xattr(&unescape(name, &[*b"25", *b"3D", *b"3d"]), value.to_vec());
+            self.xattr(&unescape(name, &[*b"25", *b"3D", *b"3d"]), value.to_vec())?;
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             let value = base64(value).ok_or(BadRecord("holds no base64"))?;
-            self.xattr(&unescape(name, &[]), value);
+            self.xattr(&unescape(name, &[]), value)?;
         } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
             self.sparse.record(key, value)?;
         }
@@ -115,9 +126,13 @@ impl Records {
     }
 
     /// libarchive writes each attribute under two keys: of equal names the last counts.
-    fn xattr(&mut self, name: &[u8], value: Vec<u8>) {
+    fn xattr(&mut self, name: &[u8], value: Vec<u8>) -> Result<(), BadRecord> {
+        if self.xattrs.len() >= 2 * MAX_COUNT {
+            return Err(BadRecord("is one of more attributes than any system keeps"));
+        }
         self.xattr_bytes += name.len() + value.len();
         self.xattrs.push((name.to_vec(), value));
+        Ok(())
     }
 
     fn counted(&mut self, value: &[u8]) -> Option<Vec<u8>> {

@@ -38,6 +38,9 @@ const MOST_NOTES: u64 = 64;
 /// Zeros that are hashed at once for a hole.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+/// Bytes of one file after which progress is told.
+const TELL_EVERY: u64 = 16 << 20;
+
 /// What stands for "the archive does not hold the content" and for "what it holds is damaged".
 const NOT_THERE: u32 = rustix::io::Errno::NODATA.raw_os_error().cast_unsigned();
 const DAMAGED: u32 = rustix::io::Errno::BADMSG.raw_os_error().cast_unsigned();
@@ -238,16 +241,21 @@ impl<R: BufRead> Archive<'_, R> {
             return Ok(self.too_much(member.path, format!("more than {most} bytes of content")));
         }
         self.ledger.member(&path, What::File)?;
-        let mut hasher = ContentHasher::new(&self.reading.hashing);
+        let mut hashed = Hashed {
+            hasher: ContentHasher::new(&self.reading.hashing),
+            progress: self.reading.progress,
+            seen: self.seen,
+            told: self.seen.bytes,
+        };
         let read = self.members.content(|piece| match piece {
-            Piece::Bytes(bytes) => hasher.update(bytes),
-            Piece::Zeros(count) => zeros(&mut hasher, count),
+            Piece::Bytes(bytes) => hashed.update(bytes),
+            Piece::Zeros(count) => hashed.zeros(count),
         });
         if let Err(broken) = read {
             self.push(path, Kind::unread_file(size.unwrap_or(0)), Status::Unreadable(DAMAGED), &mut member)?;
             return self.broken(broken, member.path);
         }
-        let content = hasher.finish();
+        let content = hashed.hasher.finish();
         self.seen.bytes += content.size;
         let (kind, status) = match layout {
             Layout::Unknown => (Kind::unread_file(0), Status::Unreadable(DAMAGED)),
@@ -412,10 +420,29 @@ fn bad_target(target: &[u8], longest: usize) -> Option<String> {
     (target.len() > longest).then(|| format!("a symlink with a target of {} bytes", target.len()))
 }
 
-fn zeros(hasher: &mut ContentHasher, mut count: u64) {
-    while count > 0 {
-        let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        hasher.update(&ZEROS[..now]);
-        count -= now as u64;
+/// A file being hashed, with word of it now and then.
+struct Hashed<'r> {
+    hasher: ContentHasher,
+    progress: &'r (dyn Fn(Progress) + Sync),
+    seen: Progress,
+    told: u64,
+}
+
+impl Hashed<'_> {
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.seen.bytes += bytes.len() as u64;
+        if self.seen.bytes - self.told >= TELL_EVERY {
+            self.told = self.seen.bytes;
+            (self.progress)(self.seen);
+        }
+    }
+
+    fn zeros(&mut self, mut count: u64) {
+        while count > 0 {
+            let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            self.update(&ZEROS[..now]);
+            count -= now as u64;
+        }
     }
 }
