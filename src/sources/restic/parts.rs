@@ -34,6 +34,8 @@ pub(super) struct Parts {
     specials: Vec<Vec<u8>>,
     linked: LinkedFiles,
     pub(super) undelivered: Undelivered,
+    /// Link targets with characters that stand for bytes that are no text.
+    replaced: u64,
 }
 
 /// Files with more than one name.
@@ -108,6 +110,10 @@ fn as_listed(path: &[u8]) -> Vec<u8> {
     text.into_bytes()
 }
 
+fn is_replaced(text: &[u8]) -> bool {
+    text.windows(3).any(|window| window == "\u{fffd}".as_bytes())
+}
+
 impl Parts {
     fn both(
         &mut self,
@@ -133,6 +139,7 @@ impl Parts {
                 return into.push(&Found { entry, carries: KEEPS });
             }
             (came, told) if came.name() == told.name() => {
+                self.replaced += u64::from(matches!(came, Kind::Symlink { target } if is_replaced(target)));
                 let entry = with_listed(streamed.entry, &known.entry);
                 return into.push(&Found { entry, carries: KEEPS });
             }
@@ -249,6 +256,10 @@ impl Rest<'_> {
             let how = "grouped by their link counts, times and contents: too many to be restored";
             self.gathered.remarks.push(format!("{count} names of hard links were {how}"));
         }
+        if parts.replaced > 0 {
+            let what = "symlinks point at names that restic took for text: it may have replaced bytes when it saved them";
+            self.gathered.remarks.push(format!("{} {what}", parts.replaced));
+        }
         let Undelivered { kept, bytes, all_bytes, count } = parts.undelivered;
         let mut waiting: HashMap<Vec<u8>, Found> =
             kept.into_iter().map(|found| (found.entry.path.clone(), found)).collect();
@@ -345,8 +356,8 @@ impl Rest<'_> {
         let group = entry.link_group.take().map(|group| (number as u64) << 40 | group);
         let carries = restored_facts(KEEPS);
         if let Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) = &entry.kind {
-            // Of what was restored as a whole it is here again.
-            return self.into.push(&Found { entry, carries });
+            // Of what was restored as a whole it is here again. restic restores each name of a device by itself.
+            return self.into.push(&Found { entry, carries: carries.without(Facts::HARD_LINKS) });
         }
         let listed = match waiting.contains_key(&entry.path) {
             true => entry.path.clone(),
