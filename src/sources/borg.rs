@@ -19,6 +19,7 @@ use super::engine::{
 };
 use super::{Gathered, Reading};
 use crate::manifest::collect::Sorted;
+use crate::manifest::verdict::Difference;
 use crate::manifest::{Class, Collector, Entry, Facts, Found, Kind};
 use crate::system::sandbox::{Outcome, Powers, SECRET, Sandbox};
 use crate::system::show;
@@ -98,6 +99,7 @@ impl Borg {
         let target = Target::create(below)?;
         let (sandbox, repository) = self.sandbox(below)?;
         let sandbox = sandbox
+            .silence(self.confined.longest)
             .powers(Powers::Restore)
             .write(&target.path())?
             .directory(&target.path())?
@@ -192,6 +194,15 @@ impl Borg {
             let words = words(&streamed.outcome.stderr);
             gathered.remarks.push(format!("borg gave up: {}", show::line(&words)));
             let at = streamed.broke_at.as_deref().map(bare).unwrap_or_default();
+            if let Some(path) = engine::within(at, tree).filter(|path| !path.is_empty() && is_damage(&words))
+            {
+                gathered.findings.push(Difference {
+                    class: Class::Content,
+                    path: path.to_vec(),
+                    expected: "content that borg can read".to_owned(),
+                    found: show::line(&words),
+                });
+            }
             let pattern = OsString::from_vec([b"pf:", at].concat());
             if at.is_empty() || left_out.contains(&pattern) || left_out.len() >= MOST_STEPS {
                 return Ok(streamed);
@@ -268,6 +279,11 @@ struct Archives {
 #[derive(Debug, Deserialize)]
 struct ArchiveName {
     name: String,
+}
+
+/// Whether borg says that the repository holds other bytes than it wrote, or none where it wrote some.
+fn is_damage(words: &str) -> bool {
+    ["ntegrity error", "IntegrityError", "Object with key"].iter().any(|text| words.contains(text))
 }
 
 /// The argument that selects the tree.

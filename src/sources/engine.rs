@@ -47,12 +47,14 @@ pub struct Confined {
     pub ceilings: Ceilings,
     /// Barriers that may be missing.
     pub spared: Vec<Barrier>,
-    /// How long the engine may be silent.
+    /// How long the engine may be silent while it streams; large repositories take a while to begin.
     pub silence: Duration,
+    /// How long a real restore may take: nothing is heard of it until its end.
+    pub longest: Duration,
 }
 
 impl Confined {
-    /// With every barrier, no password, and ten minutes of silence.
+    /// With every barrier, no password, half an hour of silence and two days for a restore.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -62,7 +64,8 @@ impl Confined {
             read: Vec::new(),
             ceilings: Ceilings { files: Some(4096), ..Ceilings::default() },
             spared: Vec::new(),
-            silence: Duration::from_secs(600),
+            silence: Duration::from_secs(1800),
+            longest: Duration::from_secs(48 * 3600),
         }
     }
 

@@ -89,15 +89,24 @@ impl Restic {
         gathered.remarks.insert(0, format!("snapshot {id} of {at}, {}", show::line(&snapshot.time)));
         gathered.remarks.push(format!("the engine ran behind: {}", streamed.outcome.barriers.words()));
         let parts = parts::put_together(stream.finish()?, listed, reading, &mut findings, into)?;
+        let mut damaged = None;
         if !streamed.outcome.well() {
             let words = words(&streamed.outcome.stderr);
             gathered.remarks.push(format!("restic gave up: {}", show::line(&words)));
             if parts.undelivered.count == 0 {
                 return Err(EngineError::Failed { engine: ENGINE, how: how(&streamed.outcome), words });
             }
+            let path = streamed.broke_at.as_deref().and_then(|path| engine::within(bare(path), &tree));
+            damaged = path.filter(|_| is_damage(&words)).map(|path| (path.to_vec(), show::line(&words)));
         }
-        let mut rest =
-            parts::Rest { tree: &tree, reading, findings: &mut findings, into, gathered: &mut gathered };
+        let mut rest = parts::Rest {
+            tree: &tree,
+            reading,
+            findings: &mut findings,
+            into,
+            gathered: &mut gathered,
+            damaged,
+        };
         rest.restore(parts, &|include, target| {
             self.run_restore(&snapshot, target, include, reading.scratch)
         })?;
@@ -224,6 +233,7 @@ impl Restic {
     ) -> Result<Outcome, EngineError> {
         let mut sandbox = self
             .sandbox(private)?
+            .silence(self.confined.longest)
             .powers(Powers::Restore)
             .write(&target.path())?
             .args([OsStr::new("restore"), OsStr::new(&snapshot.id), OsStr::new("--target")])
@@ -240,6 +250,18 @@ impl Restic {
 fn complaint(outcome: &Outcome) -> Option<String> {
     (!outcome.well())
         .then(|| format!("restic ended with {}: {}", how(outcome), show::line(&words(&outcome.stderr))))
+}
+
+/// Whether restic says that the repository holds other bytes than it wrote, or none where it wrote some.
+fn is_damage(words: &str) -> bool {
+    let told = [
+        "verification failed",
+        "invalid data returned",
+        "does not match",
+        "not found in index",
+        "not found in repository",
+    ];
+    told.iter().any(|text| words.contains(text))
 }
 
 /// The path as restic names it.

@@ -40,6 +40,9 @@ const SETTING_UP: Duration = Duration::from_secs(60);
 /// How long an engine that is no longer wanted may take to go.
 const GOING: Duration = Duration::from_secs(10);
 
+/// How much the pipe of stdout holds, in bytes: what any user may have (proc_sys_fs(5), pipe-max-size).
+const PIPE: usize = 1 << 20;
+
 /// How much of the engine's stderr is kept: the beginning and the end of it, each this long.
 const KEPT: usize = 32 << 10;
 
@@ -247,6 +250,10 @@ impl Sandbox {
             .process_group(0)
             .spawn()
             .map_err(failed)?;
+        if let Some(pipe) = &child.stdout {
+            // Fewer, larger pieces. Without it the stream is only slower.
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+        }
         let stdout = Stream { pipe: child.stdout.take(), silence: self.silence, silent: false };
         let stderr = child.stderr.take().map(|pipe| thread::spawn(move || keep_ends(pipe)));
         let mut running = Running {

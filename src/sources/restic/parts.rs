@@ -34,6 +34,8 @@ pub(super) struct Parts {
     specials: Vec<Vec<u8>>,
     linked: LinkedFiles,
     pub(super) undelivered: Undelivered,
+    /// Link targets with characters that stand for bytes that are no text.
+    replaced: u64,
 }
 
 /// Files with more than one name.
@@ -108,6 +110,10 @@ fn as_listed(path: &[u8]) -> Vec<u8> {
     text.into_bytes()
 }
 
+fn is_replaced(text: &[u8]) -> bool {
+    text.windows(3).any(|window| window == "\u{fffd}".as_bytes())
+}
+
 impl Parts {
     fn both(
         &mut self,
@@ -133,6 +139,7 @@ impl Parts {
                 return into.push(&Found { entry, carries: KEEPS });
             }
             (came, told) if came.name() == told.name() => {
+                self.replaced += u64::from(matches!(came, Kind::Symlink { target } if is_replaced(target)));
                 let entry = with_listed(streamed.entry, &known.entry);
                 return into.push(&Found { entry, carries: KEEPS });
             }
@@ -238,30 +245,68 @@ pub(super) struct Rest<'r> {
     pub findings: &'r mut Findings,
     pub into: &'r mut Collector,
     pub gathered: &'r mut Gathered,
+    /// The file at which restic gave up because of its content, with restic's words.
+    pub damaged: Option<(Vec<u8>, String)>,
 }
 
 impl Rest<'_> {
-    pub(super) fn restore(&mut self, mut parts: Parts, restore: &Restore<'_>) -> Result<(), EngineError> {
+    pub(super) fn restore(&mut self, parts: Parts, restore: &Restore<'_>) -> Result<(), EngineError> {
         if parts.linked.inferred > 0 {
             let count = parts.linked.inferred;
             let how = "grouped by their link counts, times and contents: too many to be restored";
             self.gathered.remarks.push(format!("{count} names of hard links were {how}"));
         }
-        let specials = parts.specials.iter().map(Vec::as_slice);
-        let paths: Vec<&[u8]> = specials.chain(parts.linked.kept.keys().map(Vec::as_slice)).collect();
-        let first: Vec<OsString> = paths.iter().map(|path| self.pattern(path)).collect();
-        let count = paths.len();
-        // All hard links fit into the last run together with some of the rest.
-        let runs = runs(first);
-        for (number, patterns) in runs.iter().enumerate() {
-            self.run(patterns, number, &parts.linked, &mut HashMap::new(), restore)?;
+        if parts.replaced > 0 {
+            let what = "symlinks point at names that restic took for text: it may have replaced bytes when it saved them";
+            self.gathered.remarks.push(format!("{} {what}", parts.replaced));
         }
-        if count > 0 {
+        let Undelivered { kept, bytes, all_bytes, count } = parts.undelivered;
+        let mut waiting: HashMap<Vec<u8>, Found> =
+            kept.into_iter().map(|found| (found.entry.path.clone(), found)).collect();
+        let free = free_bytes(self.reading.scratch)? / 10 * 9;
+        let linked = &parts.linked;
+        // Restored as a whole, directories come with their attributes; one by one they would come with all that they hold.
+        if count > 0 && bytes.saturating_mul(2) >= all_bytes && free > all_bytes {
+            self.run(&[self.pattern(b"")], 0, linked, &mut waiting, restore)?;
+        } else {
+            let specials = parts.specials.iter().map(Vec::as_slice);
+            let files = waiting.values().filter(|found| matches!(found.entry.kind, Kind::File { .. }));
+            let files = files.map(|found| found.entry.path.as_slice()).filter(|_| free > bytes);
+            let paths = files.chain(specials).chain(linked.kept.keys().map(Vec::as_slice));
+            let patterns: Vec<OsString> = paths.map(|path| self.pattern(path)).collect();
+            for (number, patterns) in runs(patterns).iter().enumerate() {
+                self.run(patterns, number, linked, &mut waiting, restore)?;
+            }
+        }
+        self.tell(parts.specials.len() + linked.kept.len(), count, &waiting, (bytes, free));
+        for found in waiting.into_values() {
+            self.into.push(&found)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, asked: usize, count: u64, waiting: &HashMap<Vec<u8>, Found>, room: (u64, u64)) {
+        let remarks = &mut self.gathered.remarks;
+        if asked > 0 {
             let what = "that the stream does not carry were really restored and read";
-            self.gathered.remarks.push(format!("{count} devices, pipes and hard links {what}"));
+            remarks.push(format!("{asked} devices, pipes and hard links {what}"));
         }
-        parts.linked = LinkedFiles::default();
-        self.undelivered(parts.undelivered, restore)
+        let left = waiting.values().filter(|found| matches!(found.entry.kind, Kind::File { .. })).count();
+        match (count, left) {
+            (0, _) => {}
+            (_, 0) => {
+                remarks.push(format!("{count} files that did not come with the stream were really restored and read"));
+            }
+            _ => remarks.push(format!(
+                "{count} files did not come with the stream, and {left} of them could not be restored: that takes {} bytes, {} are \
+                 free",
+                room.0, room.1
+            )),
+        }
+        // What restic found damaged is damage, whether or not there was room to look at what is left of it.
+        if let Some((path, words)) = self.damaged.take().filter(|(path, _)| waiting.contains_key(path)) {
+            self.findings.add(Class::Content, &path, "content that restic can read", words);
+        }
     }
 
     /// One pattern in the snapshot for a path in the tree.
@@ -271,35 +316,6 @@ impl Rest<'_> {
             (false, true) => pattern(self.tree),
             (false, false) => pattern(&[self.tree, b"/", path].concat()),
         }
-    }
-
-    fn undelivered(&mut self, missing: Undelivered, restore: &Restore<'_>) -> Result<(), EngineError> {
-        let Undelivered { kept, bytes, all_bytes, count } = missing;
-        let mut waiting: HashMap<Vec<u8>, Found> =
-            kept.into_iter().map(|found| (found.entry.path.clone(), found)).collect();
-        let free = free_bytes(self.reading.scratch)? / 10 * 9;
-        // Restored as a whole, directories come with their attributes; one by one they would come with all that they hold.
-        let whole = bytes.saturating_mul(2) >= all_bytes && free > all_bytes;
-        if count > 0 && (whole || free > bytes) {
-            let files = waiting.values().filter(|found| matches!(found.entry.kind, Kind::File { .. }));
-            let patterns = match whole {
-                true => vec![vec![self.pattern(b"")]],
-                false => runs(files.map(|found| self.pattern(&found.entry.path)).collect()),
-            };
-            for (number, patterns) in patterns.iter().enumerate() {
-                self.run(patterns, number, &LinkedFiles::default(), &mut waiting, restore)?;
-            }
-            let what = "files that did not come with the stream were really restored and read";
-            self.gathered.remarks.push(format!("{count} {what}"));
-        } else if count > 0 {
-            self.gathered.remarks.push(format!(
-                "{count} files did not come with the stream and were not restored: that takes {bytes} bytes, {free} are free"
-            ));
-        }
-        for found in waiting.into_values() {
-            self.into.push(&found)?;
-        }
-        Ok(())
     }
 
     /// One run of restic: special files and hard links are handed over, and of other files those that `waiting` waits for.
@@ -340,13 +356,19 @@ impl Rest<'_> {
         let group = entry.link_group.take().map(|group| (number as u64) << 40 | group);
         let carries = restored_facts(KEEPS);
         if let Kind::Fifo | Kind::CharDevice(_) | Kind::BlockDevice(_) = &entry.kind {
-            // Of what was restored as a whole it is here again.
-            return self.into.push(&Found { entry, carries });
+            // Of what was restored as a whole it is here again. restic restores each name of a device by itself.
+            return self.into.push(&Found { entry, carries: carries.without(Facts::HARD_LINKS) });
+        }
+        let listed = match waiting.contains_key(&entry.path) {
+            true => entry.path.clone(),
+            false => as_listed(&entry.path),
+        };
+        if let Some(group) = group
+            && (linked.kept.contains_key(&entry.path) || waiting.contains_key(&listed))
+        {
+            self.into.same_inode(numbered_key(b'l', group), &entry.path)?;
         }
         if let Some((streamed, _)) = linked.kept.get(&entry.path) {
-            if let Some(group) = group {
-                self.into.same_inode(numbered_key(b'l', group), &entry.path)?;
-            }
             let same =
                 matches!(&entry.kind, Kind::File { content: Some(content), .. } if content == streamed);
             if !same {
@@ -355,17 +377,10 @@ impl Rest<'_> {
                 self.findings.add(Class::Content, &entry.path, expected, found.to_owned());
             }
         }
-        let listed = match waiting.contains_key(&entry.path) {
-            true => entry.path.clone(),
-            false => as_listed(&entry.path),
-        };
         if waiting.get(&listed).is_some_and(|found| found.entry.kind.name() == entry.kind.name())
             && entry.status == Status::Stable
         {
             waiting.remove(&listed);
-            if let Some(group) = group {
-                self.into.same_inode(numbered_key(b'u', group), &entry.path)?;
-            }
             return self.into.push(&Found { entry, carries });
         }
         Ok(())
@@ -403,6 +418,7 @@ fn free_bytes(directory: &std::path::Path) -> Result<u64, EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::engine::UNDELIVERED;
 
     #[test]
     fn bytes_that_are_no_text_are_replaced_one_by_one() {
@@ -410,6 +426,27 @@ mod tests {
         // The beginning of a character that is cut: Go replaces each byte.
         assert_eq!(as_listed(b"\xe2\x82x"), "\u{fffd}\u{fffd}x".as_bytes());
         assert_eq!(as_listed("café".as_bytes()), "café".as_bytes());
+    }
+
+    #[test]
+    fn too_many_hard_links_are_grouped_by_what_is_known_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut into = Collector::new(dir.path());
+        let mut linked = LinkedFiles::default();
+        let names = MOST_LINKED + 100;
+        for name in 0..names {
+            let path = format!("{name:05}").into_bytes();
+            let mut entry = Entry::new(path.clone(), Kind::unread_file(1));
+            entry.mtime.seconds = (name / 2) as i64;
+            let content = [1; 32];
+            linked.add(&path, content, 1, likeness(&entry, &content), &mut into).unwrap();
+            into.push(&Found { entry: Entry { status: UNDELIVERED, ..entry }, carries: KEEPS }).unwrap();
+        }
+        assert_eq!((linked.inferred, linked.kept.len()), (names as u64, 0));
+        let groups: Vec<u64> =
+            into.finish().unwrap().map(|found| found.unwrap().entry.link_group.unwrap()).collect();
+        let wanted: Vec<u64> = (0..names).map(|name| name as u64 / 2 + 1).collect();
+        assert_eq!(groups, wanted);
     }
 
     #[test]
