@@ -180,7 +180,7 @@ fn run_one(
     };
     let ended = Timestamp::now();
     let last_same = match &outcome {
-        Outcome::Answered(answer) if answer.is_same() => Some(ended),
+        Outcome::Answered(answer) if answer.is_good() => Some(ended),
         _ => before.and_then(|before| before.last_same),
     };
     LastRun {
