@@ -51,6 +51,12 @@ impl StateDirectory {
         self.0.join("apt")
     }
 
+    /// The last results of configured verifications, and what was proven when.
+    #[must_use]
+    pub fn verifications(&self) -> PathBuf {
+        self.0.join("verify")
+    }
+
     /// Where backups are restored to while they are compared.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {

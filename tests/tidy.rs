@@ -47,7 +47,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
     ("journal", &["machine", "system", "evidence", "sim"]),
     ("machine", &["evidence"]),
     ("evidence", &[]),
-    ("config", &["error", "evidence", "health", "system"]),
+    ("config", &["error", "evidence", "health", "manifest", "sources", "system", "verify"]),
     ("places", &["evidence"]),
     ("progress", &[]),
     ("backup", &["manifest", "sources", "system"]),

@@ -19,6 +19,7 @@ mod report;
 mod resume;
 mod rollback;
 mod run;
+mod scheduled;
 pub mod selftest;
 pub mod sign;
 mod status;
@@ -56,7 +57,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Commit(args) => commit::run(args, &places, out),
         Command::History(args) => history::run(args, &places, out),
         Command::Prune(args) => prune::run(args, &places, out),
-        Command::Verify(args) => verify::run(args, out),
+        Command::Verify(args) => verify::run(args, &places, out),
         Command::Manifest(args) => manifest::run(args, out),
         Command::Selftest(args) => selftest::run(args, out),
         Command::Completions(args) => papers::completions(args, out),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::args::ShowArgs;
 use super::story::{self, Story};
-use super::{SCHEMA, print_json, written};
+use super::{SCHEMA, print_json, scheduled, written};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Frame, Reading};
 use crate::machine::{Passage, Record, State};
@@ -20,9 +20,16 @@ use crate::system::show;
 pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (reading, state) = super::read_journal(places)?;
     if args.json {
-        print_json(out, &as_json(&reading, &state))?;
+        let mut object = as_json(&reading, &state);
+        object["verifications"] = scheduled::status_json(places);
+        print_json(out, &object)?;
     } else {
-        written(out.write_all(as_text(&reading, &state).as_bytes()))?;
+        let mut text = as_text(&reading, &state);
+        for line in scheduled::status_lines(places) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        written(out.write_all(text.as_bytes()))?;
     }
     Ok(Exit::Done)
 }
@@ -73,7 +80,7 @@ fn as_text(reading: &Reading, state: &State) -> String {
         lines.push(format!(
             "since     {} ({})",
             frame.time.strftime("%Y-%m-%d %H:%M:%S UTC"),
-            ago(frame.time)
+            story::ago(frame.time)
         ));
     }
     if let Some(why) = state.why() {
@@ -89,12 +96,6 @@ fn as_text(reading: &Reading, state: &State) -> String {
     lines.push(format!("next      {next}"));
     lines.push(format!("back      {back}"));
     lines.join("\n") + "\n"
-}
-
-fn ago(time: jiff::Timestamp) -> String {
-    let seconds = jiff::Timestamp::now().duration_since(time).as_secs();
-    u64::try_from(seconds)
-        .map_or_else(|_| "in the future".into(), |seconds| format!("{} ago", story::duration(seconds)))
 }
 
 fn notices(reading: &Reading) -> Vec<String> {

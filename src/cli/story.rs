@@ -174,6 +174,13 @@ pub fn bytes(count: u64) -> String {
     format!("{size}.{} {}", rest * 10 / 1024, UNITS[unit])
 }
 
+/// How long ago a moment was.
+pub(super) fn ago(time: jiff::Timestamp) -> String {
+    let seconds = jiff::Timestamp::now().duration_since(time).as_secs();
+    u64::try_from(seconds)
+        .map_or_else(|_| "in the future".into(), |seconds| format!("{} ago", duration(seconds)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

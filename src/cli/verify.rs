@@ -8,10 +8,12 @@ use std::path::PathBuf;
 
 use super::meter::Meter;
 use super::report::{print_json, print_json_lines, print_text};
+use crate::config::DEFAULT_PATH;
 use crate::error::{Exit, Failure};
 use crate::manifest::signature::Signers;
 use crate::manifest::verdict::DEFAULT_KEPT;
 use crate::manifest::{Facts, Report, Verdict};
+use crate::places::StateDirectory;
 use crate::sources::Source;
 use crate::system::show;
 use crate::system::span::Span;
@@ -32,9 +34,19 @@ Exit codes: 0 the same · 8 the same but for what such a copy cannot hold · 7 n
 #[command(after_help = COPIES)]
 pub struct VerifyArgs {
     /// The copy.
-    pub copy: OsString,
+    #[arg(required_unless_present = "scheduled", conflicts_with = "scheduled")]
+    pub copy: Option<OsString>,
+    /// Verify what the configuration names in its [[verify]] sections and is due, or those of these names whether due or not.
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["manifest", "against"])]
+    pub scheduled: Option<Vec<String>>,
+    /// The configuration, for --scheduled.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Where the results of --scheduled are kept; by default with the journal.
+    #[arg(long, value_name = "DIR", requires = "scheduled")]
+    pub state: Option<PathBuf>,
     /// The manifest of what it should be.
-    #[arg(long, value_name = "FILE", required_unless_present = "against")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["against", "scheduled"])]
     pub manifest: Option<PathBuf>,
     /// A live tree that it should be equal to, instead of a manifest.
     #[arg(long, value_name = "TREE", conflicts_with = "manifest")]
@@ -119,7 +131,10 @@ pub struct VerifyArgs {
 ///
 /// # Errors
 /// When it could not be found out whether the copy is what it should be.
-pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub fn run(args: &VerifyArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    if let Some(names) = &args.scheduled {
+        return super::scheduled::run(names, args, places, out);
+    }
     let request = request(args)?;
     if let (Some(manifest), Some(allowed)) = (&args.manifest, &args.signers) {
         let (identity, revoked) = (args.identity.clone(), args.revoked.clone());
@@ -139,7 +154,9 @@ pub fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
 }
 
 fn request(args: &VerifyArgs) -> Result<Request, Failure> {
-    let copy = Source::parse(&args.copy).map_err(|error| Failure::usage(error.to_string()))?;
+    // clap requires it.
+    let copy = args.copy.as_ref().ok_or_else(|| Failure::usage("name a copy"))?;
+    let copy = Source::parse(copy).map_err(|error| Failure::usage(error.to_string()))?;
     let against = match (&args.manifest, &args.against) {
         (Some(manifest), _) => Against::Manifest(manifest.clone()),
         (None, Some(tree)) => Against::Tree(tree.clone()),
@@ -213,7 +230,8 @@ pub fn exit_of(report: &Report) -> Exit {
     }
 }
 
-fn explain(request: &Request, error: VerifyError) -> Failure {
+/// The failure for a person, with what to do about it.
+pub(super) fn explain(request: &Request, error: VerifyError) -> Failure {
     let hint = match &error {
         VerifyError::Restore(
             crate::backup::VerifyError::TooSmall { .. }

@@ -7,7 +7,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::AbsolutePath;
+use crate::manifest::Facts;
+use crate::sources::{Input, Source};
 use crate::system::span::Span;
+use crate::verify::select::{Sample, SampleError};
 
 /// One copy and what is asked of it.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,23 +31,32 @@ pub struct Scheduled {
     /// How long after one run the next is due. A run that found no answer is due again at once.
     #[serde(default = "one_day")]
     pub every: Span,
-    /// How much of it is read in one run, as `--sample` takes it; all of it when this is not given.
-    pub sample: Option<String>,
-    /// How long one run may take.
+    /// How much of a directory is read in one run, what was proven longest ago first; all of it when this is not given.
+    pub sample: Option<SampleText>,
+    /// How long one run on a directory may take.
     pub max_duration: Option<Span>,
     /// How old a proof may be: the run first reads what was not proven for so long, and an alarm can be set on it.
     pub max_age: Option<Span>,
     /// Really restore, into a fresh directory in this one.
     pub restore_to: Option<AbsolutePath>,
-    /// What the way of copying cannot carry is no reason to doubt the rest.
+    /// Losses that are known and wanted, as `--accept-lost` takes them.
     #[serde(default)]
-    pub accept_lost: bool,
+    pub accept_lost: Vec<LostFact>,
+    /// What an archive has in front of the paths of the manifest.
+    pub strip: Option<String>,
+    /// Where in the snapshot the tree is; by default where the manifest was taken.
+    pub inside: Option<AbsolutePath>,
+    /// The key of a keyed manifest.
+    pub key_file: Option<AbsolutePath>,
+    /// Where temporary files go.
+    pub scratch: Option<AbsolutePath>,
     /// A file of metrics in the form that Prometheus' node exporter collects (`*.prom`); several may name the same.
     pub metrics: Option<MetricsFile>,
-    /// The configuration of ssh for `ssh:` copies; otherwise the usual ones.
-    pub ssh_config: Option<AbsolutePath>,
-    /// The configuration of rclone for `rclone:` copies.
-    pub rclone_config: Option<AbsolutePath>,
+    /// A configuration file of the engine: ssh's or rclone's.
+    pub engine_config: Option<AbsolutePath>,
+    /// Options for the engine, as `--engine-option` takes them.
+    #[serde(default)]
+    pub engine_options: Vec<String>,
     /// A file that holds the password of a repository.
     pub password_file: Option<AbsolutePath>,
 }
@@ -90,13 +102,22 @@ impl TryFrom<String> for Name {
 /// A copy as the command line takes it; paths in it are absolute, because a service has no place that a person would know.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct CopyText(String);
+pub struct CopyText {
+    text: String,
+    source: Source,
+}
 
 impl CopyText {
-    /// The text.
+    /// As it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// As it was understood.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 }
 
@@ -104,13 +125,64 @@ impl TryFrom<String> for CopyText {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let scheme = text.split_once(':').filter(|(scheme, rest)| {
-            !rest.is_empty() && !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase())
-        });
-        if (text.starts_with('/') || scheme.is_some()) && !text.contains('\0') {
-            return Ok(Self(text));
+        let source = Source::parse(text.as_ref()).map_err(|error| error.to_string())?;
+        let usable = match &source {
+            Source::Path(path) => path.is_absolute(),
+            Source::Tar(input) | Source::SendStream(input) => {
+                matches!(input, Input::File(path) if path.is_absolute())
+            }
+            _ => true,
+        };
+        if usable && !text.contains('\0') {
+            return Ok(Self { text, source });
         }
         Err(format!("{text:?} is neither a path from / nor something like \"restic:/srv/restic\""))
+    }
+}
+
+/// How much is read in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SampleText(Sample);
+
+impl SampleText {
+    /// As it was understood.
+    #[must_use]
+    pub fn sample(self) -> Sample {
+        self.0
+    }
+}
+
+impl TryFrom<String> for SampleText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|error: SampleError| error.to_string())
+    }
+}
+
+/// A loss that can be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LostFact(Facts);
+
+impl LostFact {
+    /// As it was understood.
+    #[must_use]
+    pub fn fact(self) -> Facts {
+        self.0
+    }
+}
+
+impl TryFrom<String> for LostFact {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let acceptable = Facts::ALL.without(Facts::CONTENT);
+        Facts::named(&text).filter(|fact| acceptable.has(*fact)).map(Self).ok_or_else(|| {
+            let known: Vec<&str> = acceptable.names().collect();
+            format!("{text:?} is no loss that can be accepted: known are {}", known.join(", "))
+        })
     }
 }
 
@@ -166,6 +238,13 @@ pub(super) fn validate(jobs: &[Scheduled]) -> Result<(), (String, String)> {
                 job.name
             ));
         }
+        let whole = !matches!(job.copy.source(), Source::Path(_)) || job.restore_to.is_some();
+        if whole && (job.sample.is_some() || job.max_duration.is_some()) {
+            return wrong(format!(
+                "\"{}\" is read as a whole: sample and max_duration are for directories that are read where they are",
+                job.name
+            ));
+        }
         if let Some(age) = job.max_age.filter(|age| *age < job.every) {
             return wrong(format!(
                 "\"{}\" runs every {} and so cannot keep its proofs younger than max_age = \"{age}\"",
@@ -197,12 +276,17 @@ mod tests {
         let with = |line: &str| parse_scheduled(&format!("{GOOD}{line}\n")).unwrap_err();
         assert!(with("colour = 1").starts_with("5:1: unknown field `colour`"));
         assert!(with("max_duration = \"soon\"").starts_with("5:16: \"soon\" is not a duration"));
+        assert!(with("sample = \"5 %\"").starts_with("5:10: \"5 %\" is not a sample"));
+        assert!(with("accept_lost = [\"owner\", \"content\"]").contains("\"content\" is no loss"));
+        assert!(with("restore_to = \"/mnt\"\nsample = \"5%\"").contains("is read as a whole"));
         assert!(with("metrics = \"/var/x.txt\"").starts_with("5:11: \"/var/x.txt\" does not end in"));
         assert!(with("against = \"/srv/mail\"").starts_with("2:8: \"mail\" has a manifest and an against"));
         assert!(with("every = \"10d\"\nmax_age = \"5d\"").contains("max_age = \"5d\""));
         let twice = parse_scheduled(&format!("{GOOD}{GOOD}")).unwrap_err();
         assert!(twice.contains("two verifications are named \"mail\""), "{twice}");
-        for (name, copy) in [("../x", "/a"), ("a b", "/a"), ("", "/a"), ("x", "relative"), ("x", "")] {
+        for (name, copy) in
+            [("../x", "/a"), ("a b", "/a"), ("", "/a"), ("x", "relative"), ("x", "tar:-"), ("x", "restic:")]
+        {
             let text = format!("[[verify]]\nname = \"{name}\"\ncopy = \"{copy}\"\nagainst = \"/a\"\n");
             let error = parse_scheduled(&text).unwrap_err();
             assert!(error.starts_with("2:8: ") || error.starts_with("3:8: "), "{error}");

@@ -50,7 +50,7 @@ pub enum Outcome {
 /// A report without its list of differences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// `same`, `not-same` or `unknown`.
+    /// The stable name of the verdict, as in reports.
     pub verdict: String,
     /// The verdict, why, and how much was checked.
     pub sentence: String,
@@ -64,6 +64,8 @@ pub struct Answer {
     pub proven: Option<f64>,
     /// It was really restored.
     pub restored: bool,
+    /// How long the restoring took, in seconds, without the reading afterwards.
+    pub restore_seconds: Option<f64>,
 }
 
 impl Answer {
@@ -76,15 +78,16 @@ impl Answer {
             entries: report.entries,
             bytes: report.bytes,
             counts: report.counts().map(|(class, count)| (class.name().to_owned(), count)).collect(),
-            proven: report.manifest.map(|whole| share(report.bytes, whole.bytes)),
+            proven: proven(report),
             restored: report.levels.restored,
+            restore_seconds: report.restore.map(|restore| restore.seconds),
         }
     }
 
-    /// Everything was checked and is as it should be.
+    /// Everything that was to be checked was, and is as it should be.
     #[must_use]
-    pub fn is_same(&self) -> bool {
-        self.verdict == Verdict::Same.name()
+    pub fn is_good(&self) -> bool {
+        [Verdict::Same, Verdict::SameInPart].iter().any(|good| self.verdict == good.name())
     }
 }
 
@@ -198,10 +201,14 @@ fn parse(bytes: &[u8], path: &Path) -> Result<LastRun, StoreError> {
     Ok(serde_json::from_slice::<Written>(bytes).map_err(malformed)?.run)
 }
 
-/// `part` of `whole`; all of nothing is all.
+/// The ledger's share where one is kept; otherwise this run proved all that it compared, or nothing.
 #[expect(clippy::cast_precision_loss, reason = "a share for people and alarms")]
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 1.0 } else { (part as f64 / whole as f64).min(1.0) }
+fn proven(report: &Report) -> Option<f64> {
+    if let Some(coverage) = &report.coverage {
+        return Some(coverage.proven_share() as f64 / 10_000.0);
+    }
+    let whole = report.manifest.filter(|_| report.verdict() == Verdict::Same)?;
+    Some(if whole.bytes == 0 { 1.0 } else { (report.bytes as f64 / whole.bytes as f64).min(1.0) })
 }
 
 #[cfg(test)]

@@ -56,10 +56,10 @@ struct Metric {
 }
 
 /// Times are 0 for what never happened: the age of nothing is then large, and an alarm on it goes off.
-const METRICS: [Metric; 10] = [
+const METRICS: [Metric; 11] = [
     Metric {
         name: "last_success_timestamp_seconds",
-        what: "When the copy was last found to be the same as its manifest; 0: never.",
+        what: "When all that was to be checked was last found good; 0: never.",
         values: |_, last| one(seconds(last.and_then(|last| last.last_same))),
     },
     Metric {
@@ -102,6 +102,11 @@ const METRICS: [Metric; 10] = [
         what: "1 when the last run really restored the copy.",
         values: |_, last| answered(last, |answer| Some(u8::from(answer.restored).to_string())),
     },
+    Metric {
+        name: "restore_seconds",
+        what: "How long the last run took to restore the copy, without reading it afterwards.",
+        values: |_, last| answered(last, |answer| answer.restore_seconds.map(|time| format!("{time:.3}"))),
+    },
     Metric { name: "differences", what: "Findings of the last run by class.", values: differences },
 ];
 
@@ -126,8 +131,12 @@ fn verdicts(_: &Scheduled, last: Option<&LastRun>) -> Values {
         Outcome::Answered(answer) => answer.verdict.as_str(),
         Outcome::NoAnswer { .. } => NO_ANSWER,
     };
-    [Verdict::Same.name(), Verdict::NotSame.name(), Verdict::Unknown.name(), NO_ANSWER]
+    let names =
+        [Verdict::Same, Verdict::SameInPart, Verdict::SameButLost, Verdict::NotSame, Verdict::Unknown];
+    names
+        .map(Verdict::name)
         .into_iter()
+        .chain([NO_ANSWER])
         .map(|each| (vec![("verdict", each.to_owned())], u8::from(each == verdict).to_string()))
         .collect()
 }

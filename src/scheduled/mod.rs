@@ -111,7 +111,7 @@ impl<'j> Schedule<'j> {
         }
         self.store.prepare()?;
         let _only = ExclusiveLock::try_acquire(&self.store.lock())?;
-        let mut all = Vec::new();
+        let (mut all, mut unwritten) = (Vec::new(), None);
         for (job, before, due) in self.look(Timestamp::now())? {
             let named = names.iter().any(|name| name == job.name.as_str());
             if !named && (!names.is_empty() || due == Due::Not) {
@@ -119,12 +119,15 @@ impl<'j> Schedule<'j> {
             }
             let last = run_one(job, before.as_ref(), verify);
             self.store.write(&last)?;
-            self.write_metrics(job)?;
+            if let Err(error) = self.write_metrics(job) {
+                // That must not keep the other copies from being verified.
+                unwritten.get_or_insert(error);
+            }
             let ran = Ran { job, last };
             told(&ran);
             all.push(ran);
         }
-        Ok(all)
+        unwritten.map_or(Ok(all), Err)
     }
 
     /// Writes the file of metrics that `of` names, with all that share it.
@@ -180,7 +183,7 @@ fn run_one(
     };
     let ended = Timestamp::now();
     let last_same = match &outcome {
-        Outcome::Answered(answer) if answer.is_same() => Some(ended),
+        Outcome::Answered(answer) if answer.is_good() => Some(ended),
         _ => before.and_then(|before| before.last_same),
     };
     LastRun {
