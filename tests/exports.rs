@@ -1,6 +1,6 @@
 //! What `manifest export` prints is taken by the programs that it is for: mtree, bsdtar's reader, b3sum.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::ffi::OsStr;
 use std::fs;

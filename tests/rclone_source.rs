@@ -1,6 +1,6 @@
 //! Copies that real rclone made, on a plain directory and on an encrypted remote, read back without being copied.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

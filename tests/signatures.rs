@@ -1,6 +1,6 @@
 //! Signing and checking manifests as processes, with the ssh-keygen of this machine.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! A directory on another machine, by a real sshd on the loopback that this test starts and ends, as the user who runs it.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 use std::ffi::OsStr;
 use std::fs;

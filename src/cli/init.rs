@@ -143,6 +143,17 @@ keep = "14d"
 # id = "..."
 # reason = "why it may pass"
 # expires = "2027-01-31"
+
+# Copies that are verified again and again (docs/scheduled.md), once `systemctl enable --now safe-upgrade-verify.timer` was typed:
+# [[verify]]
+# name = "offsite"
+# copy = "restic:/mnt/restic"              # or a directory, tar:, send:, borg:, ssh:, rclone:
+# password_file = "/etc/safe-upgrade/restic.password"
+# manifest = "/var/lib/manifests/srv"      # or against = "/srv", the tree as it is now
+# every = "1d"
+# max_age = "7d"                           # how old the last good result may grow
+# accept_lost = ["sockets", "flags"]       # what such a copy cannot hold
+# metrics = "/var/lib/prometheus/node-exporter/safe_upgrade.prom"
 "#,
         checks.join("\n")
     )
@@ -157,6 +168,15 @@ mod tests {
         let config = config::parse(&text(Path::new("/mnt/backup"), |_| true)).unwrap();
         assert_eq!(config.backup.trees.len(), USUAL_TREES.len());
         assert!(config.health.checks.len() >= 4);
+    }
+
+    /// Whoever takes away the comment signs must have something that works.
+    #[test]
+    fn its_example_of_a_verification_is_valid() {
+        let text = text(Path::new("/mnt/backup"), |_| true);
+        let (before, example) = text.split_once("# [[verify]]").unwrap();
+        let example = format!("{before}[[verify]]{}", example.replace("\n# ", "\n"));
+        assert_eq!(config::parse(&example).unwrap().scheduled[0].name.as_str(), "offsite");
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct Schedule<'j> {
     store: Store,
 }
 
+/// A verification, its last run, and whether it is due.
+pub type Standing<'j> = (&'j Scheduled, Option<LastRun>, Due);
+
 /// What one verification came to.
 #[derive(Debug)]
 pub struct Ran<'j> {
@@ -81,7 +84,7 @@ impl<'j> Schedule<'j> {
     ///
     /// # Errors
     /// When a last result cannot be read.
-    pub fn look(&self, now: Timestamp) -> Result<Vec<(&'j Scheduled, Option<LastRun>, Due)>, StoreError> {
+    pub fn look(&self, now: Timestamp) -> Result<Vec<Standing<'j>>, StoreError> {
         self.jobs
             .iter()
             .map(|job| {

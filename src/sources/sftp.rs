@@ -105,8 +105,8 @@ impl<R: Read, W: Write> Sftp<R, W> {
         let mut slots: [Option<Slot<T>>; AT_ONCE] = std::array::from_fn(|_| None);
         let (mut total, mut more) = (0_u64, true);
         loop {
-            for at in 0..AT_ONCE {
-                while more && slots[at].is_none() {
+            for (at, slot) in slots.iter_mut().enumerate() {
+                while more && slot.is_none() {
                     let Some(wanted) = next()? else {
                         more = false;
                         break;
@@ -116,7 +116,7 @@ impl<R: Read, W: Write> Sftp<R, W> {
                         continue;
                     }
                     self.open(at, &wanted.path)?;
-                    slots[at] = Some(Slot::new(wanted, hashing));
+                    *slot = Some(Slot::new(wanted, hashing));
                 }
             }
             if slots.iter().all(Option::is_none) {
@@ -303,7 +303,9 @@ mod tests {
         [&length(bytes)[..], bytes].concat()
     }
 
-    fn run(answers: &[Vec<u8>], paths: &[&str]) -> Result<Vec<(String, Result<Vec<u8>, String>)>, SftpError> {
+    type Read = (String, Result<Vec<u8>, String>);
+
+    fn run(answers: &[Vec<u8>], paths: &[&str]) -> Result<Vec<Read>, SftpError> {
         let stream = [vec![packet(VERSION, &[&[0, 0, 0, 3]])], answers.to_vec()].concat().concat();
         let mut sftp = Sftp::begin(io::Cursor::new(stream), Vec::new())?;
         let mut paths = paths.iter();
