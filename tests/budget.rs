@@ -13,7 +13,7 @@ use safe_upgrade::manifest::coverage::{Ended, Goal};
 use safe_upgrade::manifest::{Class, Report, Verdict};
 use safe_upgrade::system::lock::LockError;
 use safe_upgrade::verify::book::BookError;
-use safe_upgrade::verify::budget::{BudgetError, forget};
+use safe_upgrade::verify::budget::{BudgetError, Seed, forget};
 use safe_upgrade::verify::ledger::LedgerError;
 use safe_upgrade::verify::select::Sample;
 
@@ -54,7 +54,7 @@ proptest! {
             let elapsed = move || Duration::from_secs(ticks.fetch_add(1, SeqCst));
             let mut run = Run::at(day * DAY);
             (run.budget.sample, run.budget.max_duration) = (budget.0, budget.1.map(Duration::from_secs));
-            (run.budget.seed, run.budget.oldest_first) = (seed.wrapping_add(day as u64), true);
+            (run.budget.seed, run.budget.oldest_first) = (Seed::Fresh(seed.wrapping_add(day as u64)), true);
             run.budget.max_age = aged.then(|| Duration::from_secs(1000 * DAY as u64));
             let report = lab.run_with(&run, &elapsed).unwrap();
             if report.verdict() == Verdict::NotSame {
@@ -130,17 +130,27 @@ fn a_stopped_run_goes_on_where_it_was() {
     for sample in [None, Some(Sample::Files(20))] {
         let lab = Lab::of_sizes(&[1000; 50]);
         let mut run = Run::at(0);
-        (run.budget.sample, run.budget.seed, run.stop_after) = (sample, 7, Some(8));
+        (run.budget.sample, run.budget.seed, run.stop_after) = (sample, Seed::Fresh(7), Some(8));
         let first = lab.run(&run).unwrap();
         let chosen = first.coverage.as_ref().unwrap().chosen.files;
         assert_eq!((first.verdict(), proven(&first).0), (Verdict::Unknown, 8));
-        (run.wall, run.stop_after) = (3600, None);
+        (run.wall, run.stop_after, run.budget.seed) = (3600, None, Seed::Fresh(8));
         let second = lab.run(&run).unwrap();
         assert_ne!(second.verdict(), Verdict::Unknown, "{}", second.sentence());
         assert_eq!(second.bytes, (chosen - 8) * 1000, "what was read is not read again");
         assert!(second.remarks[0].contains("began 3600 seconds ago"), "{:?}", second.remarks);
         let third = lab.run(&run).unwrap();
         assert_eq!(third.bytes, chosen * 1000, "a run that was ended is not gone on with");
+        run.stop_after = Some(8);
+        lab.run(&run).unwrap();
+        (run.stop_after, run.budget.seed) = (None, Seed::Given(9));
+        let other = lab.run(&run).unwrap();
+        let whole = sample.is_none();
+        assert_eq!(
+            !other.remarks.is_empty(),
+            whole,
+            "another choice is another run; the whole has no choice"
+        );
     }
 }
 
@@ -259,7 +269,7 @@ fn the_same_seed_reads_the_same_and_always_the_largest_and_the_newest() {
     let sample = |seed| {
         lab.forget();
         let mut run = Run::at(0);
-        (run.budget.seed, run.budget.sample) = (seed, Some(Sample::Files(8)));
+        (run.budget.seed, run.budget.sample) = (Seed::Given(seed), Some(Sample::Files(8)));
         lab.run(&run).unwrap();
         lab.ledger_paths()
     };

@@ -18,7 +18,7 @@ use crate::sources::Source;
 use crate::system::show;
 use crate::system::span::Span;
 use crate::verify::book::BookError;
-use crate::verify::budget::{Budget, BudgetError, forget};
+use crate::verify::budget::{Budget, BudgetError, Seed, forget};
 use crate::verify::select::Sample;
 use crate::verify::{Against, Engine, Request, VerifyError, request::DEFAULT_SCRATCH, verify};
 
@@ -196,8 +196,8 @@ fn budget(args: &VerifyArgs) -> Result<Option<Budget>, Failure> {
         || args.max_age.is_some()
         || args.ledger.is_some();
     let seed = match args.seed {
-        Some(seed) => seed,
-        None => super::random_seed()?,
+        Some(seed) => Seed::Given(seed),
+        None => Seed::Fresh(super::random_seed()?),
     };
     Ok(wanted.then(|| Budget {
         sample: args.sample,

@@ -31,13 +31,28 @@ pub struct Budget {
     /// How much at most; `None`: all.
     pub sample: Option<Sample>,
     /// Chooses the sample; the same seed chooses the same of the same manifest.
-    pub seed: u64,
+    pub seed: Seed,
     /// What was never proven is chosen first, then what was proven longest ago; chance decides only among equals. Needs a ledger.
     pub oldest_first: bool,
     /// No file is begun later than this after the beginning.
     pub max_duration: Option<Duration>,
     /// Only what was not proven within this is read, and all of it must be proven within it in the end. Needs a ledger.
     pub max_age: Option<Duration>,
+}
+
+/// What a sample is chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seed {
+    /// Asked for, to repeat a choice.
+    Given(u64),
+    /// Any will do: a run that was not ended is gone on with by its own.
+    Fresh(u64),
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self::Given(0)
+    }
 }
 
 /// What is verified, and how.
@@ -287,7 +302,7 @@ fn finish(
     report.remarks.extend(plan.remarks.iter().cloned());
     let goal = match (age, task.budget.sample) {
         (Some(seconds), _) => Goal::Age { seconds },
-        (None, Some(_)) => Goal::Sample { seed: task.budget.seed },
+        (None, Some(_)) => Goal::Sample { seed: plan.seed },
         (None, None) => Goal::All,
     };
     let oldest = tally.oldest.map(|at| now.saturating_sub(at).max(0).unsigned_abs());

@@ -234,7 +234,9 @@ impl Crew<'_> {
             return Ok(Outcome::Not(self.told.unless_told(expected, "it is not there any more")));
         }
         let second = match at {
-            Some((dir, name)) if errno == Errno::IO => reread::read_again(dir, &name, self.hashing),
+            Some((dir, name)) if reread::is_of_the_disk(errno) => {
+                reread::read_again(dir, &name, self.hashing)
+            }
             _ => Second::Failed(errno),
         };
         Ok(Outcome::Not(Some(reread::judge(expected, None, &second))))

@@ -63,8 +63,10 @@ pub struct Proof {
 /// A verification that was begun and not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenRun {
-    /// Tells what it was asked.
+    /// Tells what it was asked, the seed aside.
     pub asked: [u8; MARK],
+    /// The seed of its sample.
+    pub seed: u64,
     /// When it began, in seconds since 1970.
     pub began: i64,
 }
@@ -418,6 +420,7 @@ impl Opening {
         into.extend_from_slice(&self.saved.to_le_bytes());
         if let Some(run) = &self.open_run {
             into.extend_from_slice(&run.asked);
+            into.extend_from_slice(&run.seed.to_le_bytes());
             into.extend_from_slice(&run.began.to_le_bytes());
         }
     }
@@ -429,9 +432,10 @@ impl Opening {
             [] => None,
             rest => {
                 let (asked, rest) = rest.split_first_chunk::<MARK>()?;
+                let (seed, rest) = rest.split_first_chunk::<8>()?;
                 let (began, rest) = rest.split_first_chunk::<8>()?;
-                rest.is_empty()
-                    .then_some(Some(OpenRun { asked: *asked, began: i64::from_le_bytes(*began) }))?
+                let (seed, began) = (u64::from_le_bytes(*seed), i64::from_le_bytes(*began));
+                rest.is_empty().then_some(Some(OpenRun { asked: *asked, seed, began }))?
             }
         };
         Some(Self { subject: Subject(*subject), saved: i64::from_le_bytes(*saved), open_run })

@@ -5,7 +5,7 @@ fn subject() -> Subject {
 }
 
 fn opening() -> Opening {
-    let open_run = Some(OpenRun { asked: [7; MARK], began: 900 });
+    let open_run = Some(OpenRun { asked: [7; MARK], seed: u64::MAX, began: 900 });
     Opening { subject: subject(), saved: 1000, open_run }
 }
 

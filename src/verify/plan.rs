@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::book::{Book, BookError};
-use super::budget::{Budget, Clock};
+use super::budget::{Budget, Clock, Seed};
 use super::ledger::{OpenRun, mark_of};
 use super::select::{Choice, Extremes, Ranking, Waves, last_key};
 use crate::manifest::Entry;
@@ -21,6 +21,8 @@ pub(super) struct Plan {
     /// What an earlier part of the same run has read and proven.
     pub(super) resumed: Amount,
     pub(super) remarks: Vec<String>,
+    /// What chance goes by.
+    pub(super) seed: u64,
     ranking: Ranking,
     /// What was proven before this is due; `None`: all is.
     due: Option<i64>,
@@ -50,13 +52,16 @@ impl Plan {
         let renewed =
             |age: u64| (u128::from(age) * u128::from(RENEWED_AT.0) / u128::from(RENEWED_AT.1)) as u64;
         let due = budget.max_age.map(|age| now.saturating_sub_unsigned(renewed(age.as_secs())));
+        let by_chance = !budget.oldest_first && budget.max_age.is_none();
+        let (Seed::Given(seed) | Seed::Fresh(seed)) = budget.seed;
         let mut plan = Self {
             now,
             total: Amount::default(),
             chosen: Amount::default(),
             resumed: Amount::default(),
             remarks: Vec::new(),
-            ranking: Ranking::new(budget.seed, budget.oldest_first || budget.max_age.is_some()),
+            seed,
+            ranking: Ranking::new(seed, !by_chance),
             due,
             always: HashSet::new(),
             choice: Choice::All,
@@ -64,12 +69,12 @@ impl Plan {
             run: None,
             goes_on: false,
         };
-        let by_chance = !budget.oldest_first && budget.max_age.is_none();
         let (id, extremes) = plan.survey(book, by_chance && budget.sample.is_some())?;
-        plan.choose(book, budget, extremes)?;
         if by_chance {
             plan.go_on(book, budget, &id)?;
         }
+        plan.ranking = Ranking::new(plan.seed, !by_chance);
+        plan.choose(book, budget, extremes)?;
         plan.notice_clock(book)?;
         plan.count(book, budget.max_duration.is_some())?;
         Ok(plan)
@@ -147,15 +152,22 @@ impl Plan {
     /// Finds out whether this is the rest of a run that asked for the same of the same manifest and was not ended.
     fn go_on(&mut self, book: &Book, budget: &Budget, id: &str) -> Result<(), BookError> {
         let sample = budget.sample.map_or_else(String::new, |sample| sample.to_string());
-        let asked = mark_of(blake3::hash(format!("{id} {} {sample}", budget.seed).as_bytes()).as_bytes());
-        self.run = Some(OpenRun { asked, began: self.now });
+        let asked = mark_of(blake3::hash(format!("{id} {sample}").as_bytes()).as_bytes());
+        self.run = Some(OpenRun { asked, seed: self.seed, began: self.now });
         let Some(opening) = book.before()? else { return Ok(()) };
-        let Some(run) = opening.open_run.filter(|run| run.asked == asked) else { return Ok(()) };
+        let by_my_seed = |run: &OpenRun| match budget.seed {
+            // All there is can be chosen by any seed.
+            Seed::Given(seed) => budget.sample.is_none() || seed == run.seed,
+            Seed::Fresh(_) => true,
+        };
+        let is_mine = |run: &OpenRun| run.asked == asked && by_my_seed(run);
+        let Some(run) = opening.open_run.filter(is_mine) else { return Ok(()) };
         // Where the clock was put back, times in the ledger are earlier now by as much.
         let began = run.began.saturating_sub(opening.saved.saturating_sub(self.now).max(0));
         let ago = self.now.saturating_sub(began);
         if ago <= OPEN_RUN {
-            self.run = Some(OpenRun { asked, began });
+            self.run = Some(OpenRun { began, ..run });
+            self.seed = run.seed;
             self.goes_on = true;
             self.remarks
                 .push(format!("goes on with a verification that began {ago} seconds ago and was not ended"));

@@ -64,6 +64,9 @@ pub(super) fn judge(expected: &Entry, first: Option<&Content>, second: &Second) 
             let (first, second) = (hex(&first.hash), hex(&second.hash));
             (Class::FlakyRead, format!("{first} at first, then {second}: {BLAME}"))
         }
+        (Some(_), Second::Failed(errno)) if !is_of_the_disk(*errno) => {
+            (Class::NotChecked, format!("it could not be read a second time: {}", words(*errno)))
+        }
         (Some(first), Second::Failed(errno)) => (
             Class::FlakyRead,
             format!("{} at first, then an error ({}): {BLAME}", hex(&first.hash), words(*errno)),
@@ -130,6 +133,11 @@ fn difference(class: Class, expected: &Entry, found: String) -> Difference {
 
 fn hex(hash: &ContentHash) -> String {
     blake3::Hash::from_bytes(*hash).to_hex().to_string()
+}
+
+/// Errors of the disk or its filesystem, not of who asks or of what was renamed meanwhile.
+pub(super) fn is_of_the_disk(errno: Errno) -> bool {
+    matches!(errno, Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA | Errno::REMOTEIO)
 }
 
 fn words(errno: Errno) -> String {
@@ -202,7 +210,7 @@ fn read_directly(dir: BorrowedFd<'_>, name: &CStr, hashing: &Hashing) -> Result<
                 hasher.update(&buffer[..got]);
                 at += got as u64;
                 // A short piece that is not the last one cannot be gone on from.
-                if at < size && at % SECTOR as u64 != 0 {
+                if at < size && !at.is_multiple_of(SECTOR as u64) {
                     return Ok(None);
                 }
             }
@@ -248,6 +256,7 @@ mod tests {
             (Some(&bad), read(&right), Class::FlakyRead),
             (Some(&bad), read(&worse), Class::FlakyRead),
             (Some(&bad), Second::Failed(Errno::IO), Class::FlakyRead),
+            (Some(&bad), Second::Failed(Errno::NOENT), Class::NotChecked),
             (Some(&bad), Second::Changing, Class::NotChecked),
             (None, read(&right), Class::FlakyRead),
             (None, read(&bad), Class::FlakyRead),

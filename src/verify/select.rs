@@ -320,9 +320,12 @@ impl Waves {
 /// The largest and the newest files seen.
 #[derive(Debug, Default)]
 pub struct Extremes {
-    largest: BinaryHeap<Reverse<(u64, Reverse<Vec<u8>>)>>,
-    newest: BinaryHeap<Reverse<(Mtime, Reverse<Vec<u8>>, u64)>>,
+    largest: Top<(u64, Reverse<Vec<u8>>)>,
+    newest: Top<(Mtime, Reverse<Vec<u8>>, u64)>,
 }
+
+/// The least of those that are kept is at hand, to be replaced.
+type Top<T> = BinaryHeap<Reverse<T>>;
 
 impl Extremes {
     /// Looks at a file.

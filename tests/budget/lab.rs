@@ -14,25 +14,25 @@ use safe_upgrade::verify::budget::{Budget, BudgetError, Clock, Task, verify_with
 use safe_upgrade::verify::ledger::{LedgerReader, Subject};
 
 /// In seconds.
-pub const DAY: i64 = 86_400;
+pub(crate) const DAY: i64 = 86_400;
 
-pub struct Lab {
+pub(crate) struct Lab {
     dir: tempfile::TempDir,
 }
 
 /// What differs from run to run.
-pub struct Run {
-    pub wall: i64,
-    pub budget: Budget,
-    pub checkpoint: Duration,
+pub(crate) struct Run {
+    pub(crate) wall: i64,
+    pub(crate) budget: Budget,
+    pub(crate) checkpoint: Duration,
     /// Told to stop when so many files were begun.
-    pub stop_after: Option<u64>,
-    pub against: bool,
-    pub without_ledger: bool,
+    pub(crate) stop_after: Option<u64>,
+    pub(crate) against: bool,
+    pub(crate) without_ledger: bool,
 }
 
 impl Run {
-    pub fn at(wall: i64) -> Self {
+    pub(crate) fn at(wall: i64) -> Self {
         let (budget, checkpoint) = (Budget::default(), Duration::from_secs(1 << 40));
         Self { wall, budget, checkpoint, stop_after: None, against: false, without_ledger: false }
     }
@@ -40,7 +40,7 @@ impl Run {
 
 impl Lab {
     /// Files of these sizes, some of them in a directory.
-    pub fn of_sizes(sizes: &[usize]) -> Self {
+    pub(crate) fn of_sizes(sizes: &[usize]) -> Self {
         let lab = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir_all(lab.path("d")).unwrap();
         for (number, size) in sizes.iter().enumerate() {
@@ -51,29 +51,29 @@ impl Lab {
         lab
     }
 
-    pub fn name(number: usize) -> String {
+    pub(crate) fn name(number: usize) -> String {
         if number.is_multiple_of(2) { format!("d/{number:03}") } else { format!("{number:03}") }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.copy().join(name)
     }
 
-    pub fn ledger(&self) -> PathBuf {
+    pub(crate) fn ledger(&self) -> PathBuf {
         self.dir.path().join("ledger")
     }
 
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         safe_upgrade::verify::budget::forget(&self.ledger()).unwrap();
     }
 
-    pub fn take_manifest(&self) {
+    pub(crate) fn take_manifest(&self) {
         let manifest = scan(&self.copy(), &ScanOptions::default(), &|_| {}).unwrap();
         write_file(&manifest, &self.manifest()).unwrap();
     }
 
     /// Flips a bit, as a disk does: no time of the file says so.
-    pub fn flip(&self, name: &str, at: usize) {
+    pub(crate) fn flip(&self, name: &str, at: usize) {
         let file = std::fs::OpenOptions::new().read(true).write(true).open(self.path(name)).unwrap();
         let modified = file.metadata().unwrap().modified().unwrap();
         let mut byte = [0];
@@ -82,12 +82,12 @@ impl Lab {
         file.set_modified(modified).unwrap();
     }
 
-    pub fn touch(&self, name: &str, seconds: u64) {
+    pub(crate) fn touch(&self, name: &str, seconds: u64) {
         let file = std::fs::OpenOptions::new().write(true).open(self.path(name)).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
     }
 
-    pub fn keep_live_copy(&self) {
+    pub(crate) fn keep_live_copy(&self) {
         std::fs::create_dir_all(self.live().join("d")).unwrap();
         for name in std::fs::read_dir(self.path("d")).unwrap() {
             let path = name.unwrap().path();
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     /// The files that have a proof.
-    pub fn ledger_paths(&self) -> Vec<String> {
+    pub(crate) fn ledger_paths(&self) -> Vec<String> {
         let subject = Subject::new(&self.copy().canonicalize().unwrap(), &self.header());
         let mut ledger = LedgerReader::open(&self.ledger(), &subject).unwrap().unwrap();
         let mut paths = Vec::new();
@@ -106,11 +106,11 @@ impl Lab {
         paths
     }
 
-    pub fn run(&self, run: &Run) -> Result<Report, BudgetError> {
+    pub(crate) fn run(&self, run: &Run) -> Result<Report, BudgetError> {
         self.run_watched(run, &|_| {})
     }
 
-    pub fn run_watched(
+    pub(crate) fn run_watched(
         &self,
         run: &Run,
         progress: &(dyn Fn(Progress) + Sync),
@@ -118,7 +118,7 @@ impl Lab {
         self.verify(run, &Clock::new(run.wall, &|| Duration::ZERO), progress)
     }
 
-    pub fn run_with(
+    pub(crate) fn run_with(
         &self,
         run: &Run,
         elapsed: &(dyn Fn() -> Duration + Sync),
