@@ -73,12 +73,13 @@ impl Borg {
         let archive = self.find_archive(reading.scratch)?;
         let tree = self.tree();
         let mut findings = Findings::default();
-        let listed = self.list(&archive, &tree, reading, &mut findings)?;
         let mut stream = Collector::new(reading.scratch);
-        let mut gathered =
-            Gathered { carries: KEEPS, findings: Vec::new(), remarks: Vec::new(), restored: false };
+        let mut gathered = Gathered { carries: KEEPS, ..Gathered::plain() };
         gathered.remarks.push(format!("archive {}", show::bytes(archive.as_bytes())));
-        let last = self.stream(&archive, &tree, reading, &mut stream, &mut gathered)?;
+        let (listed, last) = engine::both(
+            || self.list(&archive, &tree, reading, &mut findings),
+            || self.stream(&archive, &tree, reading, &mut stream, &mut gathered),
+        )?;
         gathered.remarks.push(format!("the engine ran behind: {}", last.outcome.barriers.words()));
         let undelivered = put_together(stream.finish()?, listed, &mut findings, into)?;
         if !last.outcome.well() && undelivered == 0 {

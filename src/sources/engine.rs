@@ -217,6 +217,20 @@ pub(super) fn streamed_facts(keeps: Facts) -> Facts {
     if rustix::process::geteuid().is_root() { keeps } else { keeps.without(Facts::DEVICES) }
 }
 
+/// Runs the two sides of an engine's answer at once: each waits for the disk or the network most of the time. The error of the
+/// list comes first, because it says more.
+pub(super) fn both<L: Send, S>(
+    list: impl FnOnce() -> Result<L, EngineError> + Send,
+    stream: impl FnOnce() -> Result<S, EngineError>,
+) -> Result<(L, S), EngineError> {
+    let (listed, streamed) = std::thread::scope(|scope| {
+        let list = scope.spawn(list);
+        let streamed = stream();
+        (list.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), streamed)
+    });
+    Ok((listed?, streamed?))
+}
+
 /// What an engine streamed.
 pub(super) struct Streamed {
     /// What the archive is about.

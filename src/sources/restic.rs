@@ -16,7 +16,8 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::engine::{
-    self, Confined, EngineError, Findings, Restored, Target, answer, bare, how, read_list, read_stream, words,
+    self, Confined, EngineError, Findings, Restored, Streamed, Target, answer, bare, how, read_list,
+    read_stream, words,
 };
 use super::{Gathered, Reading};
 use crate::manifest::{Collector, Facts};
@@ -64,25 +65,16 @@ impl Restic {
         let snapshot = self.find_snapshot(reading.scratch)?;
         let tree = self.tree(&snapshot)?;
         let mut findings = Findings::default();
-        let listed = self.list(&snapshot, &tree, reading, &mut findings)?;
         let mut stream = Collector::new(reading.scratch);
-        // The whole tree from its top when that is all there is: then the tree's own attributes are in it.
-        let from = if snapshot.paths.len() == 1 && bare(snapshot.paths[0].as_bytes()) == tree.as_slice() {
-            OsStr::new("/").to_owned()
-        } else {
-            absolute(&tree)
-        };
-        let running = self
-            .sandbox(reading.scratch)?
-            .args(["dump", "--archive", "tar"])
-            .args([OsStr::new(&snapshot.id), &from])
-            .start()?;
-        let streamed = read_stream(ENGINE, running, &tree, reading, &mut stream)?;
+        let (listed, streamed) = engine::both(
+            || self.list(&snapshot, &tree, reading, &mut findings),
+            || self.stream(&snapshot, &tree, reading, &mut stream),
+        )?;
         let mut gathered = Gathered {
             carries: engine::streamed_facts(KEEPS),
             findings: streamed.gathered.findings,
             remarks: streamed.gathered.remarks,
-            restored: false,
+            ..Gathered::plain()
         };
         let at = show::line(&snapshot.hostname);
         let id = snapshot.id.get(..8).unwrap_or(&snapshot.id);
@@ -171,6 +163,27 @@ impl Restic {
                 Err(EngineError::NoPath { holds: paths.join(", "), wanted })
             }
         }
+    }
+
+    /// The content of the tree.
+    fn stream(
+        &self,
+        snapshot: &Snapshot,
+        tree: &[u8],
+        reading: &Reading<'_>,
+        into: &mut Collector,
+    ) -> Result<Streamed, EngineError> {
+        // The whole tree from its top when that is all there is: then the tree's own attributes are in it.
+        let from = match snapshot.paths.as_slice() {
+            [only] if bare(only.as_bytes()) == tree => OsStr::new("/").to_owned(),
+            _ => absolute(tree),
+        };
+        let running = self
+            .sandbox(reading.scratch)?
+            .args(["dump", "--archive", "tar"])
+            .args([OsStr::new(&snapshot.id), &from])
+            .start()?;
+        read_stream(ENGINE, running, tree, reading, into)
     }
 
     /// Every node of the tree, in order, without content and attributes.

@@ -134,7 +134,7 @@ pub fn read_restored(restored: &Restored, reading: &Reading<'_>) -> Result<(Sort
         format!("the engine ran behind: {}", restored.barriers.words()),
     ];
     remarks.extend(restored.words.iter().cloned());
-    let gathered = Gathered { carries: restored.carries, findings: Vec::new(), remarks, restored: true };
+    let gathered = Gathered { carries: restored.carries, remarks, restored: true, ..Gathered::plain() };
     Ok((gathering.sorted, gathered))
 }
 
