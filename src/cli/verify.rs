@@ -88,8 +88,9 @@ pub struct VerifyArgs {
     /// A configuration file of the engine, as rclone's.
     #[arg(long, value_name = "FILE")]
     pub engine_config: Option<PathBuf>,
-    /// An option for ssh (may be given several times), as -p2222. For rclone: --links and --metadata, if the copy was made so.
-    #[arg(long, alias = "engine-option", value_name = "OPTION", allow_hyphen_values = true)]
+    /// An option for the engine (may be given several times). For ssh its own, as -p2222, and --sudo and --program=PATH for the
+    /// other machine. For rclone --links and --metadata, if the copy was made so.
+    #[arg(long, visible_alias = "engine-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub ssh_option: Vec<OsString>,
     /// Read only a part of a directory's content, chosen by chance and always with the largest and the newest: a share, a
     /// number of files, or bytes, as 5%, 200 or 10GiB. All metadata are compared.

@@ -155,6 +155,23 @@ pub struct Transport {
 }
 
 impl Transport {
+    /// Options as a person gives them: those of ssh, and two of our own, which ssh cannot mistake because all of its own have one
+    /// letter. `--sudo` becomes root there, `--program=PATH` names the program there.
+    #[must_use]
+    pub fn with_options(options: &[OsString]) -> Self {
+        let mut transport = Self::default();
+        for option in options {
+            if option == "--sudo" {
+                transport.sudo = true;
+            } else if let Some(path) = option.as_bytes().strip_prefix(b"--program=") {
+                transport.program = Some(OsStr::from_bytes(path).into());
+            } else {
+                transport.options.push(option.clone());
+            }
+        }
+        transport
+    }
+
     /// ssh, told to run these words on the other machine; each of them arrives there as one word.
     ///
     /// # Errors
@@ -279,6 +296,14 @@ mod tests {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn our_own_options_do_not_reach_ssh() {
+        let options = ["--sudo", "-p2222", "--program=/opt/safe upgrade"].map(OsString::from);
+        let transport = Transport::with_options(&options);
+        assert_eq!((transport.sudo, transport.program), (true, Some("/opt/safe upgrade".into())));
+        assert_eq!(transport.options, ["-p2222"]);
     }
 
     #[test]

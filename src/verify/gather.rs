@@ -72,8 +72,7 @@ fn resolved(copy: &Source) -> Result<Source, SourceError> {
 fn transport(request: &Request) -> Transport {
     Transport {
         config: request.engine.config.clone(),
-        options: request.engine.options.clone(),
         agent: std::env::var_os("SSH_AUTH_SOCK"),
-        ..Transport::default()
+        ..Transport::with_options(&request.engine.options)
     }
 }
