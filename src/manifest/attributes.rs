@@ -11,12 +11,15 @@ use super::entry::{Extent, MAX_EXTENTS};
 use super::flags;
 use super::xattr::{MAX_COUNT, MAX_VALUE, MAX_WHOLE_TOTAL, Xattr, XattrValue};
 
-/// Room for a list of names; Linux lists at most this much (`XATTR_LIST_MAX`, linux/limits.h).
+/// The longest list of names, in bytes (`XATTR_LIST_MAX`, linux/limits.h).
 const MAX_LIST: usize = 65_536;
 
+/// What is asked for first, in bytes: the kernel allocates as much as is asked for, whatever there is.
+const FIRST: usize = 512;
+
 thread_local! {
-    static LIST: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_LIST]);
-    static VALUE: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_VALUE]);
+    static LIST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static VALUE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Whose attributes.
@@ -104,13 +107,12 @@ fn try_xattrs(of: Of<'_>) -> Result<Vec<Xattr>, Errno> {
 
 fn try_values(of: Of<'_>, skip_empty_names: bool) -> Result<Vec<Xattr>, Errno> {
     LIST.with_borrow_mut(|list| {
-        let length = match of {
-            Of::Open(fd) => rustix::fs::flistxattr(fd, &mut list[..]),
-            Of::Named(path) => rustix::fs::llistxattr(path, &mut list[..]),
-        };
+        let length = in_room(list, MAX_LIST, |list| match of {
+            Of::Open(fd) => rustix::fs::flistxattr(fd, list),
+            Of::Named(path) => rustix::fs::llistxattr(path, list),
+        });
         let length = match length {
             Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-            Err(Errno::RANGE) => return Err(Errno::TOOBIG),
             length => length?,
         };
         let mut found: Vec<Xattr> = Vec::new();
@@ -135,14 +137,30 @@ fn try_values(of: Of<'_>, skip_empty_names: bool) -> Result<Vec<Xattr>, Errno> {
 
 fn value(of: Of<'_>, name: &CStr) -> Result<Xattr, Errno> {
     VALUE.with_borrow_mut(|value| {
-        let length = match of {
-            Of::Open(fd) => rustix::fs::fgetxattr(fd, name, &mut value[..]),
-            Of::Named(path) => rustix::fs::lgetxattr(path, name, &mut value[..]),
-        };
-        // Longer than Linux knows.
-        let length = length.map_err(|errno| if errno == Errno::RANGE { Errno::TOOBIG } else { errno })?;
+        let length = in_room(value, MAX_VALUE, |value| match of {
+            Of::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
+            Of::Named(path) => rustix::fs::lgetxattr(path, name, value),
+        })?;
         Ok(Xattr::new(name.to_bytes(), &value[..length]))
     })
+}
+
+/// Calls with a little room first, and then with all that Linux knows. `E2BIG`: not even that was enough.
+fn in_room(
+    room: &mut Vec<u8>,
+    most: usize,
+    call: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    for size in [FIRST, most] {
+        if room.len() < size {
+            room.resize(size, 0);
+        }
+        match call(&mut room[..size]) {
+            Err(Errno::RANGE) => {}
+            length => return length,
+        }
+    }
+    Err(Errno::TOOBIG)
 }
 
 fn has_proc() -> bool {

@@ -309,3 +309,39 @@ fn directories_are_opened_again_when_too_many_are_open() {
     assert_eq!(ids[1], ids[2]);
     assert_eq!(ids[0].len(), 111);
 }
+
+#[test]
+fn a_tree_in_motion_makes_a_manifest_all_the_same() {
+    let dir = tree();
+    let (at, over) =
+        (|name: String| dir.path().join("d").join(name), std::sync::atomic::AtomicBool::new(false));
+    let busy = || {
+        let mut n = 0_u32;
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            n += 1;
+            let (one, other) = (at(format!("moving-{}", n % 7)), at(format!("moving-{}", n % 5)));
+            // Whatever cannot be done with what is there by now is not done.
+            let _ = match n % 6 {
+                0 => std::fs::write(one, n.to_string()),
+                1 => std::fs::rename(one, other),
+                2 => std::fs::remove_file(one).or_else(|_| std::fs::remove_dir_all(other)),
+                3 => std::fs::create_dir_all(one.join("below")),
+                4 => symlink("deep", one),
+                _ => std::fs::hard_link(one, other),
+            };
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(busy);
+        for _ in 0..40 {
+            let manifest = scan(dir.path(), &ScanOptions::default(), &|_| {});
+            let paths = manifest.map(|manifest| manifest.entries.len());
+            if paths.is_err() {
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            assert!(paths.unwrap() >= 110);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(of(dir.path()).entries.iter().all(|entry| entry.status == Status::Stable));
+}
