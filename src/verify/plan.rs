@@ -1,4 +1,4 @@
-//! What a run will read, found out before it reads anything: two to six readings of the manifest and the ledger.
+//! What a run will read, found out before it reads anything: one to seven readings of the manifest and the ledger.
 
 use std::collections::HashSet;
 
@@ -69,14 +69,18 @@ impl Plan {
             run: None,
             goes_on: false,
         };
-        let (id, extremes) = plan.survey(book, by_chance && budget.sample.is_some())?;
+        let in_waves = budget.max_duration.is_some();
+        let (id, extremes) = plan.survey(book, by_chance && budget.sample.is_some(), in_waves)?;
         if by_chance {
             plan.go_on(book, budget, &id)?;
         }
-        plan.ranking = Ranking::new(plan.seed, !by_chance);
-        plan.choose(book, budget, extremes)?;
         plan.notice_clock(book)?;
-        plan.count(book, budget.max_duration.is_some())?;
+        // Otherwise what is due is all that is chosen, and was counted.
+        if budget.sample.is_some() || plan.goes_on {
+            plan.ranking = Ranking::new(plan.seed, !by_chance);
+            plan.choose(book, budget, extremes)?;
+            plan.count(book, in_waves)?;
+        }
         Ok(plan)
     }
 
@@ -114,16 +118,29 @@ impl Plan {
         began.is_some_and(|began| proven.is_some_and(|at| at >= began))
     }
 
-    /// Counts everything, finds the largest and the newest, and tells the manifest's id.
-    fn survey(&mut self, book: &Book, with_extremes: bool) -> Result<(String, Option<Extremes>), BookError> {
+    /// Counts everything and what is due, finds the largest and the newest, and tells the manifest's id.
+    fn survey(
+        &mut self,
+        book: &Book,
+        with_extremes: bool,
+        in_waves: bool,
+    ) -> Result<(String, Option<Extremes>), BookError> {
         let mut files = book.candidates(self.now)?;
         let mut extremes = with_extremes.then(Extremes::default);
-        while let Some((entry, _, _)) = files.next()? {
+        let mut waves = in_waves.then(Waves::default);
+        while let Some((entry, _, proven)) = files.next()? {
             self.total.add(entry.bytes());
             if let Some(extremes) = &mut extremes {
                 extremes.see(&entry);
             }
+            if self.is_due(proven) {
+                self.chosen.add(entry.bytes());
+                if let Some(waves) = &mut waves {
+                    waves.add(self.ranking.key(&entry.path, proven), entry.bytes());
+                }
+            }
         }
+        self.bounds = bounds(waves);
         let id = files.summary().map_or_else(String::new, |summary| summary.id.to_string());
         Ok((id, extremes))
     }
@@ -204,7 +221,12 @@ impl Plan {
             }
         }
         (self.chosen, self.resumed) = (chosen, resumed);
-        self.bounds = waves.map_or_else(|| vec![u64::MAX], |waves| waves.bounds());
+        self.bounds = bounds(waves);
         Ok(())
     }
+}
+
+/// Without waves there is one.
+fn bounds(waves: Option<Waves>) -> Vec<u64> {
+    waves.map_or_else(|| vec![u64::MAX], |waves| waves.bounds())
 }

@@ -272,8 +272,9 @@ impl Choice {
     }
 }
 
-/// At most so many waves: each costs a reading of the manifest.
-const WAVES: u64 = 16;
+/// At most so many waves: each costs a reading of the manifest, which is some twentieth of what reading its files costs when they
+/// are small.
+const WAVES: u64 = 4;
 
 /// What opening a file costs, in bytes that could be read in that time: small files are not free.
 const OPENING: u64 = 64 << 10;
