@@ -217,6 +217,21 @@ fn shared_parts_are_followed_through_several_files() {
     assert_eq!(content(&again.0), [a, b, c].map(|bytes| Some(*blake3::hash(&bytes).as_bytes())));
 }
 
+/// The kernel does not send the place of a subvolume inside a snapshot: nothing but that may be missed.
+#[test]
+fn a_subvolume_inside_is_not_in_the_stream() {
+    if !isolated("a_subvolume_inside_is_not_in_the_stream") {
+        return;
+    }
+    let disk = Disk::new("@");
+    disk.write("file", "file");
+    run("btrfs", &["subvolume", "create", disk.mount().join("inside").to_str().unwrap()]);
+    let source = snapshot(&disk, "source");
+    let report = judged(&scanned(&source), &sent(&[], &source)).unwrap();
+    let found: Vec<_> = report.differences().iter().map(|d| d.path.as_slice()).collect();
+    assert_eq!(found, [&b"inside"[..]]);
+}
+
 #[test]
 fn what_is_no_full_stream_is_refused_with_the_reason() {
     if !isolated("what_is_no_full_stream_is_refused_with_the_reason") {
@@ -252,18 +267,49 @@ fn captured_streams_are_what_the_kernel_had_sent() {
     }
 }
 
+/// As typed: a file, a packed file known by its first bytes, standard input, and one that was cut.
+#[test]
+fn the_program_verifies_a_stream_by_its_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let packed = scratch.path().join("packed");
+    let stream = fs::read(fixture("everything.1.stream")).unwrap();
+    fs::write(&packed, zstd::encode_all(&stream[..], 3).unwrap()).unwrap();
+    let cut = scratch.path().join("cut");
+    fs::write(&cut, &stream[..stream.len() - 1]).unwrap();
+    let verify = |copy: &str, from: &Path, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_safe-upgrade"));
+        command.args(["verify", copy, "--manifest"]).arg(fixture("everything.manifest")).args(more);
+        let output = command.stdin(fs::File::open(from).unwrap()).output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().unwrap(), text)
+    };
+    let plain = fixture("everything.0.stream");
+    let named = format!("send:{}", plain.to_str().unwrap());
+    let accepted: &[&str] = &["--accept-lost", "flags"];
+    for copy in [&named, packed.to_str().unwrap(), "send:-"] {
+        let (code, text) = verify(copy, &plain, accepted);
+        assert_eq!(code, 0, "{copy}: {text}");
+        assert!(text.contains("\nsame: 19 entries"), "{text}");
+    }
+    let (code, text) = verify(&named, &plain, &[]);
+    assert_eq!(code, 8, "{text}");
+    let (code, text) = verify(cut.to_str().unwrap(), &plain, accepted);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("cut off at byte"), "{text}");
+}
+
 #[test]
 fn no_flipped_byte_and_no_cut_goes_unseen() {
     let (manifest, streams) = captured();
     for (number, stream) in streams.iter().enumerate() {
-        // Every byte of the shortest, and many of the others.
-        for at in (0..stream.len()).step_by(if number == 2 { 1 } else { 5 }) {
+        // A few thousand bytes; no step divides the size of a block. Every bit of a short stream: in `frame`.
+        for at in (0..stream.len()).step_by([11, 13, 7][number]) {
             let mut damaged = stream.clone();
             damaged[at] ^= 1 << (at % 8);
             let seen = judged(&manifest, &damaged).is_err();
             assert!(seen, "byte {at} of {}", stream.len());
         }
-        for length in (0..stream.len()).step_by(7) {
+        for length in (0..stream.len()).step_by(101) {
             let cut = told(&stream[..length], Limits::default());
             assert!(
                 matches!(cut, Err(SendStreamError::Truncated { .. } | SendStreamError::NotAStream)),

@@ -146,7 +146,8 @@ fn metadata() -> Vec<Damage> {
         },
         Damage {
             needs: |able| &able.flags,
-            ..of(Class::Flags, "flag removed", |copy| {
+            // What copies a directory does not copy flags, so `verify` calls it a loss and no damage; it must say so all the same.
+            ..of(Class::LostByFormat, "flag removed", |copy| {
                 Ok(ground::set_flags(&copy.join("flags"), IFlags::empty())?)
             })
         },

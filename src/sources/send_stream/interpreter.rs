@@ -42,7 +42,8 @@ pub(super) struct Interpreter<'r> {
     pub(super) tree: Tree,
     /// The file that is being written.
     draft: Option<(Id, Draft)>,
-    expander: Expander,
+    /// Made when first needed.
+    expander: Option<Expander>,
     /// Bytes of content, holes included.
     pub(super) expanded: u64,
     commands: u64,
@@ -67,7 +68,7 @@ impl<'r> Interpreter<'r> {
             uuid: None,
             tree: Tree::new(reading.limits.entries),
             draft: None,
-            expander: Expander::new(),
+            expander: None,
             expanded: 0,
             commands: 0,
             findings: Vec::new(),
@@ -223,7 +224,8 @@ impl<'r> Interpreter<'r> {
 
     fn write_encoded(&mut self, id: Id, offset: u64, encoded: &Encoded<'_>) -> Result<(), Trouble> {
         let end = offset.checked_add(encoded.length).ok_or(BEYOND)?;
-        let mut expander = std::mem::replace(&mut self.expander, Expander::new());
+        // Taken out, because what it expands is written while it is borrowed.
+        let mut expander = self.expander.take().unwrap_or_else(Expander::new);
         let written = match expander.expand(encoded) {
             Ok(data) => self.write(id, offset, data),
             Err(Unexpanded::Damaged(what)) => Err(Trouble::Impossible(what)),
@@ -232,7 +234,7 @@ impl<'r> Interpreter<'r> {
                 self.lose(id, Why::Compression, end)
             }
         };
-        self.expander = expander;
+        self.expander = Some(expander);
         written
     }
 

@@ -15,7 +15,8 @@
 //! | `encoded`, `lzo` | compressed extents |
 //! | `tell` | the finished tree, entry by entry |
 //!
-//! Memory: one record for each inode, about 250 bytes and its name, measured at one million small files; content is never kept.
+//! Memory: one record for each inode, 270 bytes for a small file with a name of 27 bytes (measured at a million of them); content is
+//! never kept.
 
 use std::io::{self, BufReader, Read};
 

@@ -81,10 +81,12 @@ impl Interpreter<'_> {
         let mut remarks = Vec::new();
         for (why, (files, bytes)) in unchecked {
             let reason = match why {
-                Why::Shared => {
-                    "a part of it is that of other files, and the stream holds only a pointer there"
+                Why::Shared if self.spool.is_none() => {
+                    "a part of it is that of other files, and the stream holds only a pointer there (named as a file, it is \
+                     read a second time for them)"
                         .to_owned()
                 }
+                Why::Shared => "a part of it is that of a file that is not known either".to_owned(),
                 Why::Order => "it was not written from its beginning to its end".to_owned(),
                 Why::NoData => "the stream was made with --no-data".to_owned(),
                 Why::Compression => {
@@ -92,7 +94,7 @@ impl Interpreter<'_> {
                 }
             };
             remarks.push(format!(
-                "content not checked by the stream: {files} file(s) with {bytes} bytes: {reason}; a real restore would prove it"
+                "content not checked by the stream: {files} file(s) with {bytes} bytes: {reason}; receive it and verify the received subvolume as a directory to prove it"
             ));
         }
         if self.more_findings > 0 {
