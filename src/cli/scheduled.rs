@@ -20,7 +20,7 @@ use crate::scheduled::{Due, Ran, Schedule, ScheduleError, is_stale};
 use crate::sources::Source;
 use crate::system::lock::LockError;
 use crate::system::show;
-use crate::verify::budget::Budget;
+use crate::verify::budget::{Budget, Seed};
 use crate::verify::request::DEFAULT_SCRATCH;
 use crate::verify::{Against, Engine, Request, verify};
 
@@ -184,7 +184,7 @@ fn budget(job: &Scheduled) -> Result<Option<Budget>, Failure> {
     }
     Ok(Some(Budget {
         sample: job.sample.map(config::verify::SampleText::sample),
-        seed: random_seed()?,
+        seed: Seed::Fresh(random_seed()?),
         oldest_first: true,
         max_duration: job.max_duration.map(|span| span.duration()),
         max_age: job.max_age.map(|span| span.duration()),
