@@ -98,9 +98,9 @@ impl Lab {
     /// The files that have a proof.
     pub(crate) fn ledger_paths(&self) -> Vec<String> {
         let subject = Subject::new(&self.copy().canonicalize().unwrap(), &self.header());
-        let mut ledger = LedgerReader::open(&self.ledger(), &subject).unwrap().unwrap();
+        let mut ledger = LedgerReader::open(&self.ledger(), &subject).unwrap();
         let mut paths = Vec::new();
-        while let Some(proof) = ledger.next_proof().unwrap() {
+        while let Some(proof) = ledger.as_mut().and_then(|ledger| ledger.next_proof().unwrap()) {
             paths.push(String::from_utf8(proof.path).unwrap());
         }
         paths
