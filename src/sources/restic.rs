@@ -190,7 +190,9 @@ impl Restic {
     ) -> Result<Streamed, EngineError> {
         // The whole tree from its top when that is all there is: then the tree's own attributes are in it.
         let from = match snapshot.paths.as_slice() {
-            [only] if bare(only.as_bytes()) == tree => OsStr::new("/").to_owned(),
+            [only] if absolute(bare(only.as_bytes())).as_bytes().ends_with(absolute(tree).as_bytes()) => {
+                OsStr::new("/").to_owned()
+            }
             _ => absolute(tree),
         };
         let running = self
