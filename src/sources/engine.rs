@@ -132,6 +132,12 @@ pub enum EngineError {
         /// What was wanted.
         wanted: String,
     },
+    /// The snapshot was made of a relative path.
+    #[error("the snapshot was made of a relative path: the tree is at {} in it, say so with --inside", show::bytes(.inside))]
+    Relative {
+        /// Where the tree is.
+        inside: Vec<u8>,
+    },
     /// Somebody else works on the repository.
     #[error("the repository is locked: {}", show::line(.words))]
     Locked {

@@ -64,11 +64,24 @@ impl Restic {
     pub fn read(&self, reading: &Reading<'_>, into: &mut Collector) -> Result<Gathered, EngineError> {
         let snapshot = self.find_snapshot(reading.scratch)?;
         let tree = self.tree(&snapshot)?;
+        match self.read_tree(&snapshot, tree, reading, into) {
+            Err(EngineError::Relative { inside }) => self.read_tree(&snapshot, inside, reading, into),
+            read => read,
+        }
+    }
+
+    fn read_tree(
+        &self,
+        snapshot: &Snapshot,
+        tree: Vec<u8>,
+        reading: &Reading<'_>,
+        into: &mut Collector,
+    ) -> Result<Gathered, EngineError> {
         let mut findings = Findings::default();
         let mut stream = Collector::new(reading.scratch);
         let (listed, streamed) = engine::both(
-            || self.list(&snapshot, &tree, reading, &mut findings),
-            || self.stream(&snapshot, &tree, reading, &mut stream),
+            || self.list(snapshot, &tree, reading, &mut findings),
+            || self.stream(snapshot, &tree, reading, &mut stream),
         )?;
         let mut gathered = Gathered {
             carries: engine::streamed_facts(KEEPS),
@@ -99,9 +112,7 @@ impl Restic {
             gathered: &mut gathered,
             damaged,
         };
-        rest.restore(parts, &|include, target| {
-            self.run_restore(&snapshot, target, include, reading.scratch)
-        })?;
+        rest.restore(parts, &|include, target| self.run_restore(snapshot, target, include, reading.scratch))?;
         findings.into(&mut gathered);
         Ok(gathered)
     }
@@ -120,6 +131,10 @@ impl Restic {
             self.run_restore(&snapshot, &target, if tree.is_empty() { &[] } else { &include }, below)?;
         let seconds = started.elapsed().as_secs_f64();
         let restored = target.path().join(OsStr::from_bytes(&tree));
+        if !restored.is_dir() && outcome.well() {
+            let wanted = absolute(&tree).to_string_lossy().into_owned();
+            return Err(EngineError::NoPath { holds: "another tree".to_owned(), wanted });
+        }
         if !restored.is_dir() {
             return Err(explain(&self.repository, &snapshot.id, &outcome));
         }
@@ -175,7 +190,9 @@ impl Restic {
     ) -> Result<Streamed, EngineError> {
         // The whole tree from its top when that is all there is: then the tree's own attributes are in it.
         let from = match snapshot.paths.as_slice() {
-            [only] if bare(only.as_bytes()) == tree => OsStr::new("/").to_owned(),
+            [only] if absolute(bare(only.as_bytes())).as_bytes().ends_with(absolute(tree).as_bytes()) => {
+                OsStr::new("/").to_owned()
+            }
             _ => absolute(tree),
         };
         let running = self
@@ -201,6 +218,10 @@ impl Restic {
         read_list(ENGINE, running, "matches", &mut |node: Node| listing.add(node, findings), wrong)?;
         if !listing.has_tree() {
             let wanted = absolute(tree).to_string_lossy().into_owned();
+            // restic notes the whole path and stores the tree under the one that it was given.
+            if let Some(inside) = listing.relative().filter(|_| snapshot.paths.contains(&wanted)) {
+                return Err(EngineError::Relative { inside: inside.to_vec() });
+            }
             return Err(EngineError::NoPath { holds: snapshot.paths.join(", "), wanted });
         }
         Ok(listing.finish()?)

@@ -55,16 +55,33 @@ pub(super) struct Listing<'l> {
     odd: HashMap<Vec<u8>, Option<Found>>,
     entries: u64,
     has_tree: bool,
+    /// The directory that could be the tree when it was saved under a relative path.
+    relative: Option<Vec<u8>>,
 }
 
 impl<'l> Listing<'l> {
     pub(super) fn new(tree: &'l [u8], reading: &'l Reading<'l>) -> Self {
         let listed = Collector::new(reading.scratch);
-        Self { tree, reading, listed, odd: HashMap::new(), entries: 0, has_tree: tree.is_empty() }
+        Self {
+            tree,
+            reading,
+            listed,
+            odd: HashMap::new(),
+            entries: 0,
+            has_tree: tree.is_empty(),
+            relative: None,
+        }
     }
 
     pub(super) fn add(&mut self, node: Node, findings: &mut Findings) -> Result<(), SortError> {
-        let Some(path) = within(bare(node.path.as_bytes()), self.tree) else { return Ok(()) };
+        let whole = bare(node.path.as_bytes());
+        let Some(path) = within(whole, self.tree) else {
+            if node.kind == "dir" && self.tree.strip_suffix(whole).is_some_and(|front| front.ends_with(b"/"))
+            {
+                self.relative = Some(whole.to_vec());
+            }
+            return Ok(());
+        };
         self.has_tree |= path.is_empty();
         self.entries += 1;
         if self.reading.excludes.covers(path) || self.entries > self.reading.limits.entries {
@@ -85,6 +102,10 @@ impl<'l> Listing<'l> {
 
     pub(super) fn has_tree(&self) -> bool {
         self.has_tree
+    }
+
+    pub(super) fn relative(&self) -> Option<&[u8]> {
+        self.relative.as_deref()
     }
 
     pub(super) fn finish(self) -> Result<Listed, SortError> {

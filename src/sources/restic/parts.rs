@@ -140,8 +140,10 @@ impl Parts {
             }
             (came, told) if came.name() == told.name() => {
                 self.replaced += u64::from(matches!(came, Kind::Symlink { target } if is_replaced(target)));
+                // A directory of which the stream says nothing but that it holds something.
+                let implied = !streamed.carries.has(Facts::MODE);
                 let entry = with_listed(streamed.entry, &known.entry);
-                return into.push(&Found { entry, carries: KEEPS });
+                return into.push(&Found { entry, carries: if implied { known.carries } else { KEEPS } });
             }
             (came, told) => {
                 let (came, told) = (came.name().to_owned(), told.name());
