@@ -260,8 +260,9 @@ fn refuse_recursion(tree: &Path, store: &Path, options: &BackupOptions) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backup::verify::tests::stored;
     use crate::manifest::{Class, read_file};
+    use crate::sources::Source;
+    use crate::verify::{Against, Request, verify};
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     struct Lab {
@@ -304,7 +305,8 @@ mod tests {
 
         fn findings(&self, backup: &Backup) -> Vec<(Class, String)> {
             let (copy, manifest) = (backup.place.copy(), backup.place.manifest());
-            let report = stored(&copy, &manifest);
+            let request = Request::new(Source::Path(copy), Against::Manifest(manifest));
+            let report = verify(&request, &|_| {}).unwrap();
             let path = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
             report.differences().iter().map(|d| (d.class, path(&d.path))).collect()
         }

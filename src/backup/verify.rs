@@ -259,7 +259,7 @@ fn scan_options(header: &Header, hashing: &Hashing) -> Result<ScanOptions, Verif
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::super::{BackupOptions, Place, back_up};
     use super::*;
     use crate::manifest::acl::Acl;
@@ -270,7 +270,7 @@ pub(super) mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// The copy read where it is.
-    pub(in crate::backup) fn stored(copy: &Path, manifest: &Path) -> Report {
+    fn stored(copy: &Path, manifest: &Path) -> Report {
         let against = Against::Manifest(manifest.to_owned());
         verify(&Request::new(Source::Path(copy.to_owned()), against), &|_| {}).unwrap()
     }

@@ -144,7 +144,14 @@ keep = "14d"
 # reason = "why it may pass"
 # expires = "2027-01-31"
 
-# Copies that are verified again and again (docs/scheduled.md), once `systemctl enable --now safe-upgrade-verify.timer` was typed:
+{}"#,
+        checks.join("\n"),
+        VERIFICATIONS
+    )
+}
+
+/// How verification without a run is configured.
+const VERIFICATIONS: &str = r#"# Copies that are verified again and again (docs/scheduled.md), once `systemctl enable --now safe-upgrade-verify.timer` was typed:
 # [[verify]]
 # name = "offsite"
 # copy = "restic:/mnt/restic"              # or a directory, tar:, send:, borg:, ssh:, rclone:
@@ -154,10 +161,7 @@ keep = "14d"
 # max_age = "7d"                           # how old the last good result may grow
 # accept_lost = ["sockets", "flags"]       # what such a copy cannot hold
 # metrics = "/var/lib/prometheus/node-exporter/safe_upgrade.prom"
-"#,
-        checks.join("\n")
-    )
-}
+"#;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ const PAX_ONLY: Facts = Facts::MTIME_NANOS.with(Facts::XATTRS).with(Facts::ACL);
 /// What the members show about how the archive was made: what never appears was never archived, and its absence says
 /// nothing about a file.
 #[derive(Debug, Default)]
-pub(super) struct Evidence {
+pub(super) struct Traces {
     nanoseconds: bool,
     rounded: bool,
     xattrs: bool,
@@ -29,7 +29,7 @@ pub(super) struct Evidence {
     flags: bool,
 }
 
-impl Evidence {
+impl Traces {
     /// Looks at a member.
     pub(super) fn note(&mut self, member: &Member) {
         let records = &member.records;

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::io::{self, BufRead, Read};
 
 use super::blocks::{Blocks, Broken};
-use super::found::{self, Evidence};
+use super::found::{self, Traces};
 use super::header::Header;
 use super::layout::Layout;
 use super::ledger::{Ledger, Told, What};
@@ -108,7 +108,7 @@ pub fn read_unpacked(
         places: Places::new(strip, limits.name, limits.depth),
         ledger: Ledger::new(reading.scratch),
         names: OnceCell::new(),
-        evidence: Evidence::default(),
+        traces: Traces::default(),
         findings: Findings::default(),
         reading,
         into,
@@ -126,7 +126,7 @@ struct Archive<'a, R> {
     ledger: Ledger,
     /// Read when the first access control list needs them.
     names: OnceCell<Names>,
-    evidence: Evidence,
+    traces: Traces,
     findings: Findings,
     reading: &'a Reading<'a>,
     into: &'a mut Collector,
@@ -181,7 +181,7 @@ impl<R: BufRead> Archive<'_, R> {
             let what = "names that make more work than the archive is worth".to_owned();
             return Ok(self.too_much(member.path, what));
         }
-        self.evidence.note(&member);
+        self.traces.note(&member);
         let path = match self.places.of(&member.path) {
             Err(what) => {
                 self.findings.hostile(member.path, what);
@@ -339,7 +339,7 @@ impl<R: BufRead> Archive<'_, R> {
     }
 
     fn finish(self) -> Result<Gathered, TarError> {
-        let Self { ledger, into, mut findings, evidence, members, mut repeated, .. } = self;
+        let Self { ledger, into, mut findings, traces, members, mut repeated, .. } = self;
         ledger.finish(|told| {
             match told {
                 Told::Alias { path, target } => return into.alias(&path, &target),
@@ -350,7 +350,7 @@ impl<R: BufRead> Archive<'_, R> {
             Ok(())
         })?;
         let mut remarks = members.remarks;
-        remarks.extend(evidence.remarks());
+        remarks.extend(traces.remarks());
         for (count, what) in [
             (self.outside, "members outside the tree were left out"),
             (self.excluded, "members that the manifest excludes were left out"),
@@ -361,7 +361,7 @@ impl<R: BufRead> Archive<'_, R> {
                 remarks.push(format!("{count} {what}"));
             }
         }
-        Ok(Gathered { carries: evidence.carries(), findings: findings.kept, remarks, restored: false })
+        Ok(Gathered { carries: traces.carries(), findings: findings.kept, remarks, restored: false })
     }
 }
 
