@@ -46,6 +46,8 @@ pub enum Class {
     FlakyRead,
     /// Something that no honest archive holds; it was not followed.
     Hostile,
+    /// The archive or stream as a whole is cut or damaged.
+    Broken,
     /// The source itself changed while the backup was made: what it should be is not known.
     UnstableSource,
     /// It could not be read, then or now.
@@ -73,7 +75,7 @@ pub enum Meaning {
 
 impl Class {
     /// All classes, in the order in which they are shown.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Content,
         Self::Size,
         Self::Type,
@@ -90,6 +92,7 @@ impl Class {
         Self::Extra,
         Self::FlakyRead,
         Self::Hostile,
+        Self::Broken,
         Self::UnstableSource,
         Self::Unreadable,
         Self::NotChecked,
@@ -117,6 +120,7 @@ impl Class {
             Self::Extra => "extra",
             Self::FlakyRead => "flaky-read",
             Self::Hostile => "hostile",
+            Self::Broken => "broken",
             Self::UnstableSource => "unstable-source",
             Self::Unreadable => "unreadable",
             Self::NotChecked => "not-checked",
@@ -147,7 +151,8 @@ impl Class {
             | Self::Missing
             | Self::Extra
             | Self::FlakyRead
-            | Self::Hostile => Meaning::Damage,
+            | Self::Hostile
+            | Self::Broken => Meaning::Damage,
         }
     }
 }

@@ -71,6 +71,17 @@ pub enum SourceError {
     Unpack(String, #[source] std::io::Error),
 }
 
+impl SourceError {
+    /// What is wrong with the copy itself, safe to show, when the error says that rather than that it could not be read.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        match self {
+            Self::SendStream(error) if error.is_damage() => Some(error.to_string()),
+            _ => None,
+        }
+    }
+}
+
 /// How a copy is read.
 #[derive(Clone)]
 pub struct Reading<'r> {

@@ -105,7 +105,11 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     let second = SecondReading::of(&request.copy, &request.hashing);
     let look = |expected: &Entry, first: &Content| second.look(expected, first);
     let tree = Path::new(OsStr::from_bytes(&header.tree));
-    let (mut sorted, gathered, restore) = gather(request, !header.one_filesystem, tree, &reading)?;
+    let brought = match gather(request, !header.one_filesystem, tree, &reading) {
+        Err(error) => return broken(error, request),
+        Ok(brought) => brought,
+    };
+    let (mut sorted, gathered, restore) = brought;
     let rules = Rules {
         accept_lost: request.accept_lost,
         carries: gathered.carries,
@@ -125,6 +129,16 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         });
     }
     add(gathered, &mut report);
+    Ok(report)
+}
+
+/// A copy that could not be read because it is damaged as a whole is known not to be the same; nothing else is known about it.
+fn broken(error: SourceError, request: &Request) -> Result<Report, VerifyError> {
+    let Some(found) = error.damage() else { return Err(error.into()) };
+    let mut report = Report::keeping(request.kept);
+    let expected = "a whole copy".to_owned();
+    report.add(Difference { class: Class::Broken, path: Vec::new(), expected, found });
+    report.remarks.push("because of that, nothing in it was compared".to_owned());
     Ok(report)
 }
 

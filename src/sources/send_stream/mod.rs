@@ -41,6 +41,7 @@ use super::{Gathered, Reading};
 use crate::manifest::collect::Collector;
 use crate::manifest::facts::Facts;
 use crate::manifest::sorter::SortError;
+use crate::sources::compressed::Trouble;
 
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;
@@ -160,6 +161,25 @@ pub enum SendStreamError {
     /// What was found could not be kept for sorting.
     #[error("failed to keep what the send stream holds")]
     Sort(#[from] SortError),
+}
+
+impl SendStreamError {
+    /// Whether it says that the stream is bad, and not that it could not be read or is of another kind.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Truncated { .. }
+            | Self::Checksum { .. }
+            | Self::TooLong { .. }
+            | Self::UnknownCommand { .. }
+            | Self::Malformed { .. }
+            | Self::Impossible { .. } => true,
+            Self::Read { source, .. } => {
+                matches!(Trouble::of(source), Some(Trouble::Cut(_) | Trouble::Damaged(..)))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Reads a full send stream once and hands on the tree that a receiver would have made.
