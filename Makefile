@@ -56,9 +56,11 @@ bench: needs-build
 scale: build needs-test
 	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test scale -- --ignored --nocapture
 
-# Runs each target for FUZZ_SECONDS, without a sanitizer, so that a stable toolchain will do.
+# Runs each target for FUZZ_SECONDS, without a sanitizer, so that a stable toolchain will do. What is found on the way stays in
+# fuzz/corpus, which git does not keep; fuzz/seeds it does.
 fuzz: needs-build $(FUZZ)
-	for target in $$($(FUZZ) list); do $(FUZZ) run -s none "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+	for target in $$($(FUZZ) list); do mkdir -p "fuzz/corpus/$$target"; \
+	    $(FUZZ) run -s none "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- -max_total_time=$(FUZZ_SECONDS); done
 
 $(FUZZ):
 	cargo install --locked --quiet cargo-fuzz --version $(FUZZ_VERSION) --root $(TARGET_DIR)/tools

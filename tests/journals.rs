@@ -57,7 +57,7 @@ fn every_version_reads_the_journals_of_version_1() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             let texts = texts(story);
             fs::write(&path, seal_lines(texts.iter().map(Vec::as_slice))).unwrap();
-            let seeds = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/journal_decode");
+            let seeds = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/journal_decode");
             fs::create_dir_all(&seeds).unwrap();
             fs::write(seeds.join(format!("v1-{story}")), texts.join(&b"\n"[..])).unwrap();
         }

@@ -439,10 +439,10 @@ mod tests {
         out
     }
 
-    /// `fuzz/corpus/manifest_decode` through what the fuzz target does, for toolchains without a fuzzer.
+    /// `fuzz/seeds/manifest_decode` through what the fuzz target does, for toolchains without a fuzzer.
     #[test]
     fn the_fuzz_corpus_neither_panics_nor_lies() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/manifest_decode");
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/manifest_decode");
         if std::env::var_os("SAFE_UPGRADE_BLESS").is_some() {
             let whole = sample().encode().unwrap();
             std::fs::write(corpus.join("whole-file"), &whole).unwrap();
