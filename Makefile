@@ -15,7 +15,8 @@ FUZZ := $(TARGET_DIR)/tools/bin/cargo-fuzz
 FUZZ_SECONDS ?= 60
 
 BUILD_PACKAGES := gcc pkg-config libc6-dev libclang-dev libbtrfsutil-dev
-TEST_PACKAGES := mmdebstrap systemd-container btrfs-progs rsync iproute2 mount util-linux
+TEST_PACKAGES := mmdebstrap systemd-container btrfs-progs rsync iproute2 mount util-linux acl attr \
+    restic borgbackup rclone openssh-client openssh-server b3sum mtree-netbsd zstd lz4 bzip2 xz-utils
 
 # Installs what is missing when it may; otherwise the build or the test says what it lacks.
 define install
