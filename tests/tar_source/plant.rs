@@ -241,14 +241,19 @@ fn dress(path: &Path, node: &Node) {
     if matches!(node.what, What::File(_)) && node.attributes & 2 != 0 {
         set("security.capability", b"\x01\0\0\x02\x00\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
     }
+    // A user with a name, if this machine has one, or a number.
+    let someone = if node.attributes & 16 == 0 { 33 } else { 77_777 };
     if regular && node.attributes & 4 != 0 {
         set(
             "system.posix_acl_access",
-            &acl(&[(1, 6, !0), (2, 4, 33), (2, 7, 99_999), (4, 4, !0), (16, 7, !0), (32, 0, !0)]),
+            &acl(&[(1, 6, !0), (2, 4, someone), (2, 7, 99_999), (4, 4, !0), (16, 7, !0), (32, 0, !0)]),
         );
     }
     if matches!(node.what, What::Directory) && node.attributes & 8 != 0 {
-        set("system.posix_acl_default", &acl(&[(1, 7, !0), (4, 5, !0), (8, 5, 0), (16, 5, !0), (32, 5, !0)]));
+        set(
+            "system.posix_acl_default",
+            &acl(&[(1, 7, !0), (4, 5, !0), (8, 5, 55_555), (16, 5, !0), (32, 5, !0)]),
+        );
     }
     let at = Timespec { tv_sec: node.mtime.0, tv_nsec: node.mtime.1.into() };
     let times = Timestamps { last_access: at, last_modification: at };

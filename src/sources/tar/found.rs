@@ -24,6 +24,10 @@ pub(super) struct Traces {
     rounded: bool,
     xattrs: bool,
     acls: bool,
+    /// There is a list as text, as restores use it.
+    acl_texts: bool,
+    /// The first member whose list is there as an attribute and not as text.
+    raw_acl_only: Option<Vec<u8>>,
     holes: bool,
     newer_than_v7: bool,
     flags: bool,
@@ -36,7 +40,15 @@ impl Traces {
         // Who counts in floats loses what is behind the seventh digit.
         self.nanoseconds |= member.mtime.digits > 7;
         self.rounded |= (1..=7).contains(&member.mtime.digits);
-        self.acls |= records.acl_access.is_some() || records.acl_default.is_some();
+        self.acl_texts |= records.acl_access.is_some() || records.acl_default.is_some();
+        self.acls |= self.acl_texts;
+        let without_text = |name: &[u8]| {
+            let text = if name == xattr::ACL_ACCESS { &records.acl_access } else { &records.acl_default };
+            is_acl(name) && text.is_none()
+        };
+        if self.raw_acl_only.is_none() && records.xattrs.iter().any(|(name, _)| without_text(name)) {
+            self.raw_acl_only = Some(member.path.clone());
+        }
         for (name, _) in &records.xattrs {
             if is_acl(name) { self.acls = true } else { self.xattrs = true }
         }
@@ -60,6 +72,11 @@ impl Traces {
             }
         }
         facts
+    }
+
+    /// A member with a list in one form only, in an archive whose writer uses two: the other one was lost.
+    pub(super) fn half_a_list(&self) -> Option<Vec<u8>> {
+        self.raw_acl_only.clone().filter(|_| self.acl_texts)
     }
 
     /// What a person should know about how the archive was made.
@@ -145,15 +162,22 @@ fn attributes(
     }
     let mut lost = Facts::NONE;
     let mut lists: Vec<(Vec<u8>, Acl)> = Vec::new();
+    // No list has a name in it.
+    let mut numeric = true;
     for (name, text) in
         [(xattr::ACL_ACCESS, records.acl_access.take()), (xattr::ACL_DEFAULT, records.acl_default.take())]
     {
         let Some(text) = text else { continue };
+        numeric &= Acl::parse_text(&text, &|_, _| None).is_ok();
+        if Acl::parse_text(&text, &|_, _| Some(0)).is_err() {
+            return Err("an access control list that cannot be meant".to_owned());
+        }
         match Acl::parse_text(&text, &|who, name| names.get_or_init(Names::of_machine).number(who, name)) {
             Ok(list) => lists.push((name.to_vec(), list)),
             Err(_) => lost = Facts::ACL,
         }
     }
+    let texts = lists.len();
     let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for (name, value) in records.xattrs.drain(..) {
         if !is_acl(&name) {
@@ -161,7 +185,15 @@ fn attributes(
             continue;
         }
         match Acl::from_xattr(&value) {
-            Ok(list) => lists.push((name, list)),
+            Ok(list) => {
+                let differs = |(text_name, text): &(Vec<u8>, Acl)| {
+                    *text_name == name && text != &list && (numeric || shape(text) != shape(&list))
+                };
+                if lists[..texts].iter().any(differs) {
+                    return Err("two access control lists that say different things".to_owned());
+                }
+                lists.push((name, list));
+            }
             Err(_) => lost = Facts::ACL,
         }
     }
@@ -174,6 +206,19 @@ fn attributes(
     xattrs.dedup_by(|(later, _), (kept, _)| later == kept);
     possible(&xattrs)?;
     Ok((xattrs.iter().map(|(name, value)| Xattr::new(name.clone(), value)).collect(), lost))
+}
+
+/// A list without its numbers: names may have others here than where the archive was made.
+fn shape(list: &Acl) -> Vec<[u8; 4]> {
+    let mut shape: Vec<[u8; 4]> = list
+        .to_xattr()
+        .chunks_exact(4)
+        .skip(1)
+        .step_by(2)
+        .filter_map(|half| half.first_chunk().copied())
+        .collect();
+    shape.sort_unstable();
+    shape
 }
 
 /// The nine permission bits of a file with this access control list.

@@ -67,9 +67,9 @@ impl<R: BufRead> Members<R> {
     ) -> Result<(u64, Result<Option<Map>, String>), Broken> {
         let sparse = &mut records.sparse;
         let pairs = match (sparse.version, sparse.pairs.take()) {
-            (Some((1, 0)), None) => return self.content_map(size, sparse.real_size),
-            (None | Some((0, 0 | 1)), Some(pairs)) => pairs,
-            (None, None) => return Ok((size, Ok(None))),
+            ((Some(1), Some(0)), None) => return self.content_map(size, sparse.real_size),
+            ((None, None) | (Some(0), Some(0 | 1)), Some(pairs)) => pairs,
+            ((None, None), None) => return Ok((size, Ok(None))),
             _ => return Ok((size, Err("its format is not known".to_owned()))),
         };
         let Some(real_size) = sparse.real_size else {

@@ -39,7 +39,8 @@ pub(super) struct Time {
 /// The records of a sparse file, of all three formats.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SparseRecords {
-    pub(super) version: Option<(u64, u64)>,
+    /// Major and minor; a writer gives both or, before 1.0, none.
+    pub(super) version: (Option<u64>, Option<u64>),
     pub(super) name: Option<Vec<u8>>,
     pub(super) real_size: Option<u64>,
     pub(super) pairs: Option<Vec<(u64, u64)>>,
@@ -144,8 +145,8 @@ impl Records {
 impl SparseRecords {
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), BadRecord> {
         match key {
-            b"major" => self.version = Some((whole(value)?, self.version.unwrap_or_default().1)),
-            b"minor" => self.version = Some((self.version.unwrap_or_default().0, whole(value)?)),
+            b"major" => self.version.0 = Some(whole(value)?),
+            b"minor" => self.version.1 = Some(whole(value)?),
             b"name" => self.name = name(value)?,
             b"realsize" | b"size" => self.real_size = Some(whole(value)?),
             b"map" => self.pairs = Some(sparse::parse_list(value)?),

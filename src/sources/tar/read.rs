@@ -349,6 +349,9 @@ impl<R: BufRead> Archive<'_, R> {
             }
             Ok(())
         })?;
+        if let Some(path) = traces.half_a_list() {
+            findings.damaged(path, "an access control list in one form, where others are in two".to_owned());
+        }
         let mut remarks = members.remarks;
         remarks.extend(traces.remarks());
         for (count, what) in [
