@@ -120,7 +120,10 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     let mut report = Report::keeping(request.kept);
     report.restore = restore;
     judge(&expected, &request.hashing, sorted.by_ref(), &rules, &mut report).map_err(trouble)?;
-    for path in sorted.clashes() {
+    let named = |path: &[u8]| {
+        gathered.findings.iter().any(|finding| finding.class == Class::Hostile && finding.path == path)
+    };
+    for path in sorted.clashes().iter().filter(|path| !named(path)) {
         report.add(Difference {
             class: Class::Hostile,
             path: path.clone(),

@@ -95,7 +95,8 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) fn hostile(&self) -> Vec<String> {
         let text = |bytes: &[u8]| crate::system::show::bytes(bytes);
-        let hostile = self.gathered.findings.iter().filter(|finding| finding.class == Class::Hostile);
+        let bad = |class| matches!(class, Class::Hostile | Class::Broken);
+        let hostile = self.gathered.findings.iter().filter(|finding| bad(finding.class));
         hostile.map(|finding| format!("{}: {}", text(&finding.path), finding.found)).collect()
     }
 }

@@ -380,7 +380,7 @@ impl Findings {
     }
 
     fn damaged(&mut self, path: Vec<u8>, what: String) {
-        self.add(Class::Hostile, path, "a whole archive", what);
+        self.add(Class::Broken, path, "a whole archive", what);
     }
 
     fn unknown(&mut self, path: Vec<u8>, what: String) {
