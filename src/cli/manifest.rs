@@ -195,6 +195,10 @@ fn previous(file: &Path, tree: &Path, hashing: &Hashing) -> Result<ManifestId, F
         let message = format!("{} is of {}, not of this tree", show::path(file), show::bytes(&before.tree));
         return Err(Failure::usage(message));
     }
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    if !before.machine.is_empty() && before.machine != machine.trim() {
+        return Err(Failure::usage(format!("{} is of another machine", show::path(file))));
+    }
     Ok(indexed.summary().id)
 }
 

@@ -35,6 +35,14 @@ pub(super) fn print_text(report: &Report, out: &mut dyn Write) -> io::Result<()>
         let rate = restore.bytes as f64 / 1e6 / restore.seconds.max(1e-3);
         writeln!(out, "restored in {:.1} s: {} bytes, {rate:.0} MB/s", restore.seconds, restore.bytes)?;
     }
+    if report.edges > 0 {
+        let places = if report.edges == 1 { "place" } else { "places" };
+        writeln!(
+            out,
+            "note: {} {places} where another filesystem or subvolume begins: not covered",
+            report.edges
+        )?;
+    }
     for remark in &report.remarks {
         writeln!(out, "note: {remark}")?;
     }
@@ -89,6 +97,7 @@ fn summary_json(report: &Report) -> Map<String, Value> {
         "coverage": report.coverage.as_ref().map(coverage_json),
         "counts": counts,
         "differences_total": report.total(),
+        "not_covered": report.edges,
         "lost": report.lost(),
         "accepted_lost": report.accepted(),
         "restore": report.restore.map(|restore| json!({

@@ -137,12 +137,17 @@ fn ran_line(last: &LastRun) -> String {
 
 /// One verification, as it is configured.
 fn one(job: &Scheduled, directory: &Path) -> Result<Report, Failure> {
+    let mut request = request(job, directory)?;
+    let mut believed = None;
     if let (Some(manifest), Some(allowed)) = (&job.manifest, &job.signers) {
         let allowed = allowed.as_path().to_owned();
-        sign::demand(manifest.as_path(), &Signers { allowed, identity: None, revoked: None })?;
+        let signers = Signers { allowed, identity: None, revoked: None };
+        let held = believed.insert(sign::demand(manifest.as_path(), &signers)?);
+        request.against = Against::Manifest(held.path());
     }
-    let request = request(job, directory)?;
-    verify(&request, &|_| {}).map_err(|error| explain(&request, error))
+    let report = verify(&request, &|_| {}).map_err(|error| explain(&request, error));
+    drop(believed);
+    report
 }
 
 fn request(job: &Scheduled, directory: &Path) -> Result<Request, Failure> {

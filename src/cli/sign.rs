@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -95,7 +96,7 @@ pub(super) fn sign(args: &SignArgs, out: &mut dyn Write) -> Result<Exit, Failure
 /// # Errors
 /// When it could not be found out.
 pub(super) fn check_signature(args: &CheckSignatureArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let answer = ask(&args.file, &args.signers.signers())?;
+    let answer = ask(&open(&args.file)?, &args.file, &args.signers.signers())?;
     let text = match (&answer, args.json) {
         (Ok(signer), false) => {
             let Summary { id, .. } = whole(&args.file, args.key_file.as_deref())?;
@@ -122,19 +123,43 @@ pub(super) fn check_signature(args: &CheckSignatureArgs, out: &mut dyn Write) ->
 ///
 /// # Errors
 /// Refuses (exit code 3) when no signature counts.
-pub fn demand(manifest: &Path, signers: &Signers) -> Result<Signer, Failure> {
-    ask(manifest, signers)?.map_err(|distrust| {
+pub fn demand(manifest: &Path, signers: &Signers) -> Result<Believed, Failure> {
+    let file = open(manifest)?;
+    let signer = ask(&file, manifest, signers)?.map_err(|distrust| {
         let message =
             format!("{} is not believed, and nothing was compared: {distrust}", show::path(manifest));
         Failure::new(Exit::Refused, message)
-    })
+    })?;
+    Ok(Believed { file, signer })
 }
 
-fn ask(manifest: &Path, signers: &Signers) -> Result<Result<Signer, Distrust>, Failure> {
-    let unknown = || format!("could not find out who signed {}", show::path(manifest));
-    let file = File::open(manifest).map_err(|error| Failure::failed(unknown(), error))?;
-    signature::check(&file, &signature::beside(manifest), signers)
-        .map_err(|error| Failure::failed(unknown(), error))
+/// A manifest whose signature was good, held open: whatever is renamed over its name meanwhile, this is the one that is believed.
+#[derive(Debug)]
+pub struct Believed {
+    file: File,
+    /// Who signed it.
+    pub signer: Signer,
+}
+
+impl Believed {
+    /// A path to this very file, good as long as this lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+fn open(manifest: &Path) -> Result<File, Failure> {
+    File::open(manifest).map_err(|error| Failure::failed(unknown(manifest), error))
+}
+
+fn ask(file: &File, manifest: &Path, signers: &Signers) -> Result<Result<Signer, Distrust>, Failure> {
+    signature::check(file, &signature::beside(manifest), signers)
+        .map_err(|error| Failure::failed(unknown(manifest), error))
+}
+
+fn unknown(manifest: &Path) -> String {
+    format!("could not find out who signed {}", show::path(manifest))
 }
 
 /// Reads a manifest to its end: a signature says nothing about a file that nobody could use.

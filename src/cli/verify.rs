@@ -27,7 +27,7 @@ const COPIES: &str = "COPY is a path (a directory, a tar archive or a btrfs send
   ssh:[USER@]HOST[:PORT]:/PATH               a directory on another machine
   restic:REPO  borg:REPO[::ARCHIVE]          a repository
   rclone:REMOTE:PATH                         whatever rclone reaches
-Exit codes: 0 the same · 8 the same but for what such a copy cannot hold · 7 not the same · 1 could not find out";
+Exit codes: 0 the same · 3 the manifest is not signed as --signers demands · 8 the same but for what such a copy cannot hold · 7 not the same · 1 could not find out";
 
 /// Compares a copy with a manifest, or with a live tree. Needs no root and no configuration.
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,9 @@ pub struct VerifyArgs {
     /// A live tree that it should be equal to, instead of a manifest.
     #[arg(long, value_name = "TREE", conflicts_with = "manifest")]
     pub against: Option<PathBuf>,
+    /// With --against: enter other filesystems and subvolumes of the tree.
+    #[arg(long, requires = "against")]
+    pub cross_mounts: bool,
     /// The key of a keyed manifest: a file of 32 bytes, or of 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
@@ -109,7 +112,7 @@ pub struct VerifyArgs {
     #[arg(long, requires = "ledger")]
     pub oldest_first: bool,
     /// The file that keeps what was proven when; made when it is not there.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "restore_to")]
     pub ledger: Option<PathBuf>,
     /// Begin the ledger anew.
     #[arg(long, requires = "ledger")]
@@ -136,15 +139,18 @@ pub fn run(args: &VerifyArgs, places: &StateDirectory, out: &mut dyn Write) -> R
     if let Some(names) = &args.scheduled {
         return super::scheduled::run(names, args, places, out);
     }
-    let request = request(args)?;
+    let mut request = request(args)?;
+    let mut believed = None;
     if let (Some(manifest), Some(allowed)) = (&args.manifest, &args.signers) {
         let (identity, revoked) = (args.identity.clone(), args.revoked.clone());
-        super::sign::demand(manifest, &Signers { allowed: allowed.clone(), identity, revoked })?;
+        let signers = Signers { allowed: allowed.clone(), identity, revoked };
+        let held = believed.insert(super::sign::demand(manifest, &signers)?);
+        request.against = Against::Manifest(held.path());
     }
     let meter = Meter::new();
     let report =
         verify(&request, &|state| meter.verifying(state)).map_err(|error| explain(&request, error))?;
-    drop(meter);
+    drop((meter, believed));
     let printed = match (args.json, args.jsonl) {
         (true, _) => print_json(&report, out),
         (_, true) => print_json_lines(&report, out),
@@ -172,6 +178,7 @@ fn request(args: &VerifyArgs) -> Result<Request, Failure> {
         strip: args.strip.as_ref().map(|strip| strip.as_bytes().to_vec()).unwrap_or_default(),
         kept: args.max_differences,
         workers: args.workers.map(NonZeroUsize::get),
+        cross_mounts: args.cross_mounts,
         budget: budget(args)?,
         ledger: args.ledger.clone(),
         engine: Engine {
@@ -245,6 +252,9 @@ pub(super) fn explain(request: &Request, error: VerifyError) -> Failure {
         VerifyError::Manifest { .. } => Some("without a whole manifest nothing can be said about the copy"),
         _ => None,
     };
+    if matches!(error, VerifyError::NoBudget(_) | VerifyError::NoRestore(_)) {
+        return Failure::usage(error.to_string());
+    }
     let message = format!("could not find out whether {} is good", request.copy);
     let failure = Failure::failed(message, error);
     match hint {

@@ -89,7 +89,13 @@ where
 {
     let (mut expected, mut found) = (expected.into_iter(), found.into_iter());
     let (mut left, mut right) = (expected.next().transpose()?, found.next().transpose()?);
-    let mut judge = Judge { rules, report, ancestors: Vec::new(), groups: Partition::new(&rules.scratch) };
+    let mut judge = Judge {
+        rules,
+        report,
+        ancestors: Vec::new(),
+        found_ancestors: Vec::new(),
+        groups: Partition::new(&rules.scratch),
+    };
     loop {
         let order = match (&left, &right) {
             (None, None) => break,
@@ -113,11 +119,32 @@ where
     judge.hard_links()
 }
 
+/// Why it is not known what a directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blind {
+    Unstable,
+    Unreadable,
+    Edge,
+}
+
+impl Blind {
+    fn of(entry: &Entry) -> Option<Self> {
+        match (&entry.kind, entry.status) {
+            (Kind::Directory { .. }, _) if is_edge(entry) => Some(Self::Edge),
+            (Kind::Directory { .. }, Status::Unstable) => Some(Self::Unstable),
+            (Kind::Directory { .. }, Status::Unreadable(_)) => Some(Self::Unreadable),
+            _ => None,
+        }
+    }
+}
+
 struct Judge<'r> {
     rules: &'r Rules<'r>,
     report: &'r mut Report,
-    /// The expected directories above the current path that were not listed well, with how.
-    ancestors: Vec<(Vec<u8>, Status)>,
+    /// The expected directories above the current path about whose content the manifest knows nothing certain.
+    ancestors: Vec<(Vec<u8>, Blind)>,
+    /// Those of the copy about whose content it says nothing certain.
+    found_ancestors: Vec<(Vec<u8>, Blind)>,
     groups: Partition,
 }
 
@@ -131,7 +158,16 @@ impl Judge<'_> {
         }
         let needs = kind_facts(&expected.kind);
         let found = "nothing".to_owned();
+        let hidden = match self.found_ancestors.last() {
+            Some((_, Blind::Unreadable)) => Some(Class::Unreadable),
+            Some((_, Blind::Edge)) => Some(Class::NotChecked),
+            Some((directory, Blind::Unstable)) if expected.parent() == Some(directory) => {
+                Some(Class::NotChecked)
+            }
+            _ => None,
+        };
         let class = match expected.status {
+            _ if hidden.is_some() => hidden.unwrap_or(Class::NotChecked),
             Status::Unstable => Class::UnstableSource,
             Status::Unreadable(_) => Class::Unreadable,
             Status::Stable if !self.rules.carries.has(needs) => {
@@ -146,13 +182,13 @@ impl Judge<'_> {
         self.leave(&found.path);
         let class = match self.ancestors.last() {
             // It was there for a while, or came with a directory that was.
-            Some((directory, Status::Unstable)) if found.parent() == Some(directory) => Class::UnstableSource,
-            // What an unreadable directory held is not known.
-            Some((_, Status::Unreadable(_))) => Class::NotChecked,
+            Some((directory, Blind::Unstable)) if found.parent() == Some(directory) => Class::UnstableSource,
+            // What an unreadable directory held, or another filesystem, is not known.
+            Some((_, Blind::Unreadable | Blind::Edge)) => Class::NotChecked,
             _ => Class::Extra,
         };
         if class == Class::UnstableSource && matches!(found.kind, Kind::Directory { .. }) {
-            self.ancestors.push((found.path.clone(), Status::Unstable));
+            self.ancestors.push((found.path.clone(), Blind::Unstable));
         }
         self.add(class, found, "nothing".to_owned(), found.kind.name().to_owned());
     }
@@ -160,6 +196,9 @@ impl Judge<'_> {
     fn both(&mut self, expected: &Entry, found: &Entry, carries: Facts) -> Result<(), FormatError> {
         self.remember(expected);
         self.report.entries += 1;
+        if let Some(blind) = Blind::of(found) {
+            self.found_ancestors.push((found.path.clone(), blind));
+        }
         if expected.kind.name() != found.kind.name() {
             let names = (expected.kind.name().to_owned(), found.kind.name().to_owned());
             let needs = kind_facts(&expected.kind);
@@ -218,7 +257,10 @@ impl Judge<'_> {
             return;
         };
         let Kind::File { size: r, content: rc, blocks: rb, extents: re } = &found.kind else { return };
-        if l != r {
+        // A source that could not learn the content may not know the size either.
+        let unknown = rc.is_none() && !carries.has(Facts::CONTENT);
+        let unknown = unknown && (!self.rules.metadata_only || found.status != Status::Stable);
+        if l != r && !unknown {
             return self.changed(Class::Size, expected, found, (l.to_string(), r.to_string()));
         }
         match rc {
@@ -239,6 +281,9 @@ impl Judge<'_> {
                 let text = ("content".to_owned(), "content that could not be learned".to_owned());
                 self.add(Class::NotChecked, expected, text.0, text.1);
             }
+        }
+        if unknown {
+            return;
         }
         if let Some(le) = le
             && !carries.has(Facts::HOLES)
@@ -296,17 +341,18 @@ impl Judge<'_> {
     }
 
     fn attributes(&mut self, expected: &Entry, found: &Entry, carries: Facts) {
-        for acl in [false, true] {
+        const GROUPS: [(Class, Facts); 3] = [
+            (Class::Xattrs, Facts::XATTRS),
+            (Class::Xattrs, Facts::TRUSTED_XATTRS),
+            (Class::Acl, Facts::ACL),
+        ];
+        for (class, fact) in GROUPS {
             let of = |entry: &Entry| -> Vec<Xattr> {
-                entry.xattrs.iter().filter(|xattr| xattr.is_acl() == acl).cloned().collect()
+                entry.xattrs.iter().filter(|xattr| xattr_fact(xattr) == fact).cloned().collect()
             };
             let (l, r) = (of(expected), of(found));
-            if l == r {
-                continue;
-            }
-            let (class, fact) = if acl { (Class::Acl, Facts::ACL) } else { (Class::Xattrs, Facts::XATTRS) };
             // What a format cannot carry is lost only where there is something to carry.
-            if !carries.has(fact) && l.is_empty() {
+            if l == r || (!carries.has(fact) && l.is_empty()) {
                 continue;
             }
             let (l, r) = (only_in(&l, &r), only_in(&r, &l));
@@ -356,15 +402,17 @@ impl Judge<'_> {
 
     fn remember(&mut self, expected: &Entry) {
         self.leave(&expected.path);
-        let listed = expected.status == Status::Stable;
-        if !listed && matches!(expected.kind, Kind::Directory { .. }) {
-            self.ancestors.push((expected.path.clone(), expected.status));
+        self.report.edges += u64::from(is_edge(expected));
+        if let Some(blind) = Blind::of(expected) {
+            self.ancestors.push((expected.path.clone(), blind));
         }
     }
 
     fn leave(&mut self, path: &[u8]) {
-        while self.ancestors.last().is_some_and(|(directory, _)| !is_at_or_below(path, directory)) {
-            self.ancestors.pop();
+        for ancestors in [&mut self.ancestors, &mut self.found_ancestors] {
+            while ancestors.last().is_some_and(|(directory, _)| !is_at_or_below(path, directory)) {
+                ancestors.pop();
+            }
         }
     }
 
@@ -412,6 +460,17 @@ fn filled_hole(size: u64, expected: Option<&[Extent]>, found: Option<&[Extent]>)
         }
     }
     None
+}
+
+/// What a copy must be able to hold to hold this attribute.
+fn xattr_fact(xattr: &Xattr) -> Facts {
+    if xattr.is_acl() {
+        Facts::ACL
+    } else if xattr.name.starts_with(b"trusted.") {
+        Facts::TRUSTED_XATTRS
+    } else {
+        Facts::XATTRS
+    }
 }
 
 fn only_in(these: &[Xattr], those: &[Xattr]) -> Vec<Xattr> {

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 
 use super::compare::{Rules, compare};
 use super::directories::{Address, DirectoryRecord};
+use super::entry::MAX_DEPTH;
 use super::facts::Found;
 use super::format::FormatError;
 use super::indexed::Indexed;
@@ -26,7 +27,7 @@ pub fn diff(
         return Ok(0);
     };
     let mut equal = Equal::default();
-    equal.descend(expected, found, &left, &right)?;
+    equal.descend(expected, found, &left, &right, 0)?;
     let Equal { left: skip_left, right: skip_right, entries, bytes } = equal;
     let passed_over = skip_left.len() as u64;
     let left = expected.entries(left.first, left.end, in_order(skip_left));
@@ -54,7 +55,11 @@ impl Equal {
         found: &Indexed,
         left: &DirectoryRecord,
         right: &DirectoryRecord,
+        depth: usize,
     ) -> Result<(), FormatError> {
+        if depth > MAX_DEPTH {
+            return Err(FormatError::Malformed { at: 0, what: "the directories are nested too deep" });
+        }
         let plain = |record: &DirectoryRecord| record.doubtful == 0 && record.linked == 0;
         if left.hash == right.hash && plain(left) && plain(right) {
             self.left.push((left.first, left.end));
@@ -69,7 +74,7 @@ impl Equal {
         while let (Some(one), Some(other)) = (&l, &r) {
             let order = one.name.cmp(&other.name);
             if order == Ordering::Equal {
-                self.descend(expected, found, one, other)?;
+                self.descend(expected, found, one, other, depth + 1)?;
             }
             let (one_before, other_before) = (one.before, other.before);
             if order.is_ge() {

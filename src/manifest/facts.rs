@@ -39,11 +39,13 @@ impl Facts {
     pub const DIRECTORIES: Self = Self(1 << 13);
     /// The content of files.
     pub const CONTENT: Self = Self(1 << 14);
+    /// Attributes of the `trusted` namespace, which only a privileged process sees.
+    pub const TRUSTED_XATTRS: Self = Self(1 << 15);
     /// Everything.
-    pub const ALL: Self = Self((1 << 15) - 1);
+    pub const ALL: Self = Self((1 << 16) - 1);
 
     /// The names, in the order of the bits.
-    const NAMES: [(Self, &'static str); 15] = [
+    const NAMES: [(Self, &'static str); 16] = [
         (Self::MODE, "mode"),
         (Self::OWNER, "owner"),
         (Self::MTIME, "mtime"),
@@ -59,6 +61,7 @@ impl Facts {
         (Self::SOCKETS, "sockets"),
         (Self::DIRECTORIES, "directories"),
         (Self::CONTENT, "content"),
+        (Self::TRUSTED_XATTRS, "trusted-xattrs"),
     ];
 
     /// Both.
@@ -111,7 +114,11 @@ impl Facts {
     /// What a process with these rights can restore to a directory: only root can give files away and make devices.
     #[must_use]
     pub fn restored_by(root: bool) -> Self {
-        if root { Self::ALL } else { Self::ALL.without(Self::OWNER).without(Self::DEVICES) }
+        if root {
+            Self::ALL
+        } else {
+            Self::ALL.without(Self::OWNER.with(Self::DEVICES).with(Self::TRUSTED_XATTRS))
+        }
     }
 }
 
@@ -144,7 +151,7 @@ mod tests {
             all.with(*fact)
         });
         assert_eq!(all, Facts::ALL);
-        assert_eq!(Facts::ALL.without(Facts::ACL).names().count(), 14);
+        assert_eq!(Facts::ALL.without(Facts::ACL).names().count(), 15);
         assert_eq!(Facts::named("colour"), None);
         assert_eq!(Facts::from_bits(u32::MAX), Facts::ALL);
     }

@@ -14,7 +14,7 @@ use super::directories::{Address, DirectoryRecord};
 use super::entry::Entry;
 use super::format::{
     AROUND, DIRECTORIES_FRAME, ENTRIES_FRAME, FOOTER_FRAME, FormatError, HEADER_FRAME, Header, INDEX_FRAME,
-    MAX_PAYLOAD, Reader, Summary,
+    MAX_PAYLOAD, PREAMBLE, Reader, Summary,
 };
 use super::hashing::Hashing;
 use super::write::{Footer, INDEX_ITEM, frame_digest};
@@ -50,7 +50,8 @@ impl Indexed {
     pub fn open(path: &Path, hashing: &Hashing) -> Result<Self, FormatError> {
         let open = |source| FormatError::Io { action: "open", path: path.to_owned(), source };
         let file = File::open(path).map_err(open)?;
-        let header = Reader::new(file.try_clone().map_err(open)?, path, hashing)?.header().clone();
+        let reader = Reader::new(file.try_clone().map_err(open)?, path, hashing)?;
+        let (header, header_digest) = (reader.header().clone(), reader.digest());
         let length = file.metadata().map_err(open)?.len();
         let mut indexed = Self {
             file,
@@ -63,7 +64,7 @@ impl Indexed {
             last: RefCell::default(),
         };
         indexed.read_footer(length)?;
-        indexed.read_index(length)?;
+        indexed.read_index(length, &header_digest)?;
         Ok(indexed)
     }
 
@@ -93,7 +94,13 @@ impl Indexed {
         }
         let block = last.as_ref().map_or(&[][..], |(_, block)| block);
         let bytes = block.get(at.offset as usize..).ok_or_else(|| self.lost("a directory record"))?;
-        codec::take_directory(bytes).map_err(|source| FormatError::Codec { at: place.at, source })
+        let record =
+            codec::take_directory(bytes).map_err(|source| FormatError::Codec { at: place.at, source })?;
+        // A directory ends after all in it and all before it: who follows the records comes to an end.
+        if [record.last_child, record.before].into_iter().flatten().any(|other| other >= at) {
+            return Err(self.lost("a directory record"));
+        }
+        Ok(record)
     }
 
     /// The entries from one address to another, without those in `leave_out`, which are in order and do not overlap.
@@ -118,7 +125,7 @@ impl Indexed {
         Ok(())
     }
 
-    fn read_index(&mut self, length: u64) -> Result<(), FormatError> {
+    fn read_index(&mut self, length: u64, header: &[u8; 32]) -> Result<(), FormatError> {
         let end = length - (AROUND + Footer::LENGTH) as u64;
         let mut at = self.footer.index;
         if at < 32 || at > end {
@@ -135,21 +142,27 @@ impl Indexed {
             let digest = self.read_array(at + 5 + size)?;
             let payload = self.frame(Place { at, before, digest }, INDEX_FRAME)?;
             for item in payload.chunks_exact(INDEX_ITEM) {
-                self.add_place(item, &mut last)?;
+                self.add_place(item, header, &mut last)?;
             }
             (before, at) = (digest, at + size + AROUND as u64);
         }
         Ok(())
     }
 
-    fn add_place(&mut self, item: &[u8], last: &mut Option<[u8; 32]>) -> Result<(), FormatError> {
+    fn add_place(
+        &mut self,
+        item: &[u8],
+        header: &[u8; 32],
+        last: &mut Option<[u8; 32]>,
+    ) -> Result<(), FormatError> {
         let at = item[1..9].iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
         let mut digest = [0; 32];
         digest.copy_from_slice(&item[9..]);
         // Only the header has none before it, and it is read otherwise.
         let place = Place { at, before: last.unwrap_or_default(), digest };
         match (item[0], last.is_some()) {
-            (HEADER_FRAME, false) => {}
+            // The header that was read is the one that belongs to the rest.
+            (HEADER_FRAME, false) if digest == *header && at == PREAMBLE as u64 => {}
             (ENTRIES_FRAME, true) => self.entries.push(place),
             (DIRECTORIES_FRAME, true) => self.directories.push(place),
             (_, true) => {}

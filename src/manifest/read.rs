@@ -104,6 +104,11 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
+    /// The digest of the frame that was read last.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.source.digest
+    }
+
     /// Where, when and how it was taken.
     #[must_use]
     pub fn header(&self) -> &Header {

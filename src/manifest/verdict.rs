@@ -233,6 +233,8 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of content that were compared.
     pub bytes: u64,
+    /// Places where another filesystem or subvolume begins, into which the manifest does not look.
+    pub edges: u64,
     lost: BTreeMap<&'static str, u64>,
     accepted: BTreeMap<&'static str, u64>,
     /// How far the proof goes; "same" is [`Report::is_same`].
@@ -257,6 +259,7 @@ impl Report {
             kept,
             entries: 0,
             bytes: 0,
+            edges: 0,
             lost: BTreeMap::new(),
             accepted: BTreeMap::new(),
             levels: Levels::default(),

@@ -22,6 +22,7 @@ use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::FormatError;
 use crate::manifest::scan::{ScanError, gather, threads_for};
 use crate::manifest::{Facts, Hashing, Progress, Report, ScanOptions};
+use crate::sources::directory;
 
 pub use super::book::forget;
 
@@ -188,8 +189,7 @@ fn compare_metadata(task: &Task<'_>, book: &Book) -> Result<Report, BudgetError>
         gather(task.copy, &options, task.scratch, &silent).map_err(|source| in_tree(task.copy, source))?;
     let rules = Rules {
         accept_lost: task.accept_lost,
-        // As for any directory: the tools that copy them do not copy flags.
-        carries: Facts::ALL.without(Facts::FLAGS),
+        carries: directory::carried(&found.header.filesystem),
         metadata_only: true,
         scratch: task.scratch.to_owned(),
         second_look: None,

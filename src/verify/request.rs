@@ -36,6 +36,8 @@ pub struct Request {
     pub budget: Option<Budget>,
     /// Where it is kept what was proven when.
     pub ledger: Option<PathBuf>,
+    /// Enter other filesystems and subvolumes of the live tree.
+    pub cross_mounts: bool,
     /// Threads that read; `None` takes what suits the disk.
     pub threads: Option<NonZeroUsize>,
 }
@@ -81,6 +83,7 @@ impl Request {
             engine: Engine::default(),
             budget: None,
             ledger: None,
+            cross_mounts: false,
             threads: None,
         }
     }

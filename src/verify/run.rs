@@ -57,6 +57,9 @@ pub enum VerifyError {
     /// Only directories can be read in part.
     #[error("{0} can only be read as a whole: --sample, --max-duration and --max-age are for directories")]
     NoBudget(String),
+    /// Only what a tool restores can be restored here.
+    #[error("{0} is read without a restore: --restore-to is for directories, restic and borg")]
+    NoRestore(String),
     /// Being told to stop could not be arranged.
     #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
@@ -93,6 +96,9 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     }
     if let Some(budget) = &request.budget {
         return within(request, budget, &expected, private.path(), told);
+    }
+    if request.restore_to.is_some() && !matches!(request.copy, Source::Restic(_) | Source::Borg(_)) {
+        return Err(VerifyError::NoRestore(request.copy.to_string()));
     }
     let excludes = Excludes::parse(&header.excludes)?;
     let reading = Reading {
@@ -153,8 +159,9 @@ fn within(
     scratch: &Path,
     told: Told<'_>,
 ) -> Result<Report, VerifyError> {
-    let Source::Path(copy) = &request.copy else {
-        return Err(VerifyError::NoBudget(request.copy.to_string()));
+    let copy = match &request.copy {
+        Source::Path(copy) if copy.is_dir() || !copy.exists() => copy,
+        other => return Err(VerifyError::NoBudget(other.to_string())),
     };
     let against = match &request.against {
         Against::Tree(tree) => Some(tree.as_path()),
@@ -190,7 +197,11 @@ fn expected(request: &Request, private: &Path, told: Told<'_>) -> Result<PathBuf
     };
     let path = private.join("manifest");
     let told = |state| told(VerifyProgress::Reading(state));
-    let options = ScanOptions { hashing: request.hashing.clone(), ..ScanOptions::default() };
+    let options = ScanOptions {
+        hashing: request.hashing.clone(),
+        cross_mounts: request.cross_mounts,
+        ..ScanOptions::default()
+    };
     let made = NewFile::begin(&path).map_err(ScanError::from).and_then(|mut file| {
         describe(tree, &options, private, None, file.to()?, &told)?;
         Ok(file.commit()?)
