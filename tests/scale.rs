@@ -2,7 +2,11 @@
 //!
 //! The tree is a btrfs subvolume of 250 000 empty files, one directory of it with 100 000, and snapshots of it: made in a minute,
 //! and one filesystem after the other for the walk.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that can't go on has failed, and measures are to be read"
+)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
