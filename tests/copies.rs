@@ -1,6 +1,6 @@
 //! Real copies by real tools: a copy that was just made is the same, and one change is named as exactly that.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod trees;
 

@@ -150,6 +150,8 @@ fn create(args: &CreateArgs, out: &mut dyn Write) -> Result<Exit, Failure> {
         excludes,
         cross_mounts: args.cross_mounts,
         hashing: hashing.clone(),
+        // What the server had in memory stays there.
+        tidy: true,
         ..ScanOptions::default()
     };
     let begun = Instant::now();

@@ -62,6 +62,9 @@ type More<P> = (Option<u32>, Vec<(P, WireValue<P>)>, Option<(Time, Time, u64, u6
 /// What some kinds have, and the others write as zeroes: edge, size, content, blocks, extents, target, device.
 type Special<P> = (u8, u64, Option<[u8; 32]>, Vec<[u8; 32]>, Option<Vec<(u64, u64)>>, P, (u32, u32));
 
+/// All of an entry.
+type WireEntry<P> = (Common<P>, More<P>, Special<P>);
+
 /// Appends an entry.
 pub(super) fn put_entry(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecError> {
     put::<MAX_ENTRY>(&wire(entry), out)
@@ -70,12 +73,11 @@ pub(super) fn put_entry(entry: &Entry, out: &mut Vec<u8>) -> Result<(), CodecErr
 /// Takes one entry off the front of `bytes`; says how long it was. Rules and canonical form are for the caller to check, by
 /// writing it again.
 pub(super) fn take_entry(bytes: &[u8]) -> Result<(Entry, usize), CodecError> {
-    type Wire = (Common<Vec<u8>>, More<Vec<u8>>, Special<Vec<u8>>);
-    let ((common, more, special), used): (Wire, usize) = take::<Wire, MAX_ENTRY>(bytes)?;
+    let ((common, more, special), used) = take::<WireEntry<Vec<u8>>, MAX_ENTRY>(bytes)?;
     Ok((unwire(common, more, special)?, used))
 }
 
-fn wire(entry: &Entry) -> (Common<&[u8]>, More<&[u8]>, Special<&[u8]>) {
+fn wire(entry: &Entry) -> WireEntry<&[u8]> {
     let mut special: Special<&[u8]> = (0, 0, None, Vec::new(), None, &[], (0, 0));
     match &entry.kind {
         Kind::Directory { edge } => special.0 = edge_code(*edge),

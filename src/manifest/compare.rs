@@ -4,14 +4,14 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::path::PathBuf;
 
-use super::acl::Acl;
-use super::entry::{Device, Edge, Entry, Extent, Kind, Mtime, Status, is_at_or_below, path_order};
+use super::entry::{Device, Edge, Entry, Kind, Mtime, Status, is_at_or_below, path_order};
 use super::facts::{Facts, Found};
 use super::format::FormatError;
 use super::hashing::Content;
+use super::holes;
 use super::partition::Partition;
 use super::verdict::{Class, Difference, Report};
-use super::xattr::{Xattr, XattrValue};
+use super::xattr::{self, Xattr};
 use crate::system::show;
 
 /// A second look at a file whose content is not what it should be: what should be, what was found; the finding that comes of both.
@@ -290,7 +290,7 @@ impl Judge<'_> {
         {
             let text = format!("{} data extents", le.len());
             self.lost(Facts::HOLES, expected, text, "not carried".to_owned());
-        } else if let Some((hole, filled)) = filled_hole(*l, le.as_deref(), re.as_deref()) {
+        } else if let Some((hole, filled)) = holes::filled(*l, le.as_deref(), re.as_deref()) {
             self.changed(Class::Holes, expected, found, (hole, filled));
         }
     }
@@ -348,15 +348,15 @@ impl Judge<'_> {
         ];
         for (class, fact) in GROUPS {
             let of = |entry: &Entry| -> Vec<Xattr> {
-                entry.xattrs.iter().filter(|xattr| xattr_fact(xattr) == fact).cloned().collect()
+                entry.xattrs.iter().filter(|xattr| xattr.needs() == fact).cloned().collect()
             };
             let (l, r) = (of(expected), of(found));
             // What a format cannot carry is lost only where there is something to carry.
             if l == r || (!carries.has(fact) && l.is_empty()) {
                 continue;
             }
-            let (l, r) = (only_in(&l, &r), only_in(&r, &l));
-            self.fact(class, fact, carries, expected, found, (xattr_text(&l), xattr_text(&r)));
+            let (l, r) = (xattr::only_in(&l, &r), xattr::only_in(&r, &l));
+            self.fact(class, fact, carries, expected, found, (xattr::text(&l), xattr::text(&r)));
         }
     }
 
@@ -440,68 +440,6 @@ fn kind_facts(kind: &Kind) -> Facts {
         Kind::Socket => Facts::SOCKETS,
         Kind::CharDevice(_) | Kind::BlockDevice(_) => Facts::DEVICES,
     }
-}
-
-/// Filesystems place holes by their blocks, of up to this size in bytes; smaller differences mean nothing.
-const HOLE_GRAIN: u64 = 64 << 10;
-
-/// The first large hole of the source that holds data in the copy.
-fn filled_hole(size: u64, expected: Option<&[Extent]>, found: Option<&[Extent]>) -> Option<(String, String)> {
-    let expected = expected?;
-    let all = [Extent { offset: 0, length: size }];
-    let found = found.unwrap_or(&all);
-    let ends = expected.iter().map(|extent| extent.offset).chain([size]);
-    let begins = [0].into_iter().chain(expected.iter().map(|extent| extent.offset + extent.length));
-    for (begin, end) in begins.zip(ends) {
-        let (inner, outer) = (begin.next_multiple_of(HOLE_GRAIN), end / HOLE_GRAIN * HOLE_GRAIN);
-        let filled = |extent: &Extent| extent.offset < outer && inner < extent.offset + extent.length;
-        if inner < outer && found.iter().any(filled) {
-            return Some((format!("a hole from byte {begin} to {end}"), "data in it".to_owned()));
-        }
-    }
-    None
-}
-
-/// What a copy must be able to hold to hold this attribute.
-fn xattr_fact(xattr: &Xattr) -> Facts {
-    if xattr.is_acl() {
-        Facts::ACL
-    } else if xattr.name.starts_with(b"trusted.") {
-        Facts::TRUSTED_XATTRS
-    } else {
-        Facts::XATTRS
-    }
-}
-
-fn only_in(these: &[Xattr], those: &[Xattr]) -> Vec<Xattr> {
-    these.iter().filter(|xattr| !those.contains(xattr)).cloned().collect()
-}
-
-/// How many attributes are spelled out in one line.
-const SHOWN_XATTRS: usize = 3;
-
-/// How many bytes of an attribute's value are shown.
-const SHOWN_VALUE: usize = 48;
-
-fn xattr_text(xattrs: &[Xattr]) -> String {
-    if xattrs.is_empty() {
-        return "nothing there".to_owned();
-    }
-    let one = |xattr: &Xattr| {
-        let value = match &xattr.value {
-            XattrValue::Hashed { size, .. } => format!("{size} bytes"),
-            XattrValue::Bytes(raw) if xattr.is_acl() => {
-                Acl::from_xattr(raw).map_or_else(|_| show::bytes(raw), |acl| acl.to_text())
-            }
-            XattrValue::Bytes(raw) => show::bytes(&raw[..raw.len().min(SHOWN_VALUE)]),
-        };
-        format!("{}={value}", show::bytes(&xattr.name))
-    };
-    let mut text = xattrs.iter().take(SHOWN_XATTRS).map(one).collect::<Vec<_>>().join(" ");
-    if xattrs.len() > SHOWN_XATTRS {
-        text.push_str(&format!(" and {} more", xattrs.len() - SHOWN_XATTRS));
-    }
-    text
 }
 
 fn unless_unstable(class: Class, expected: &Entry) -> Class {

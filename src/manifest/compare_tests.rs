@@ -137,3 +137,69 @@ proptest! {
         prop_assert_eq!(got, wanted);
     }
 }
+
+#[test]
+fn what_lies_behind_an_unreadable_place_of_the_copy_is_not_called_missing() {
+    let hidden = |change: fn(&mut Entry)| {
+        let mut copy = tree();
+        change(&mut copy[1]);
+        copy.remove(2);
+        found(&judged(&tree(), &copy, Facts::ALL))
+    };
+    let at = |class, path: &str| (class, path.to_owned());
+    let unreadable = hidden(|entry| entry.status = Status::Unreadable(13));
+    assert_eq!(unreadable, [at(Class::Unreadable, "d"), at(Class::Unreadable, "d/x")]);
+    let edge = hidden(|entry| entry.kind = Kind::Directory { edge: Edge::Mount });
+    assert_eq!(edge, [at(Class::NotChecked, "d"), at(Class::NotChecked, "d/x")]);
+    assert_eq!(hidden(|_| {}), [at(Class::Missing, "d/x")]);
+}
+
+#[test]
+fn what_a_copy_holds_beyond_an_edge_of_the_manifest_is_not_called_extra() {
+    let mut source = tree();
+    source[1].kind = Kind::Directory { edge: Edge::Mount };
+    source.remove(2);
+    let report = judged(&source, &tree(), Facts::ALL);
+    assert_eq!(found(&report), [(Class::NotChecked, "d/x".to_owned())]);
+    assert_eq!(report.edges, 1);
+}
+
+#[test]
+fn a_stub_that_is_not_there_is_no_loss() {
+    let mut source = tree();
+    source[1].kind = Kind::Directory { edge: Edge::Stub };
+    source.remove(2);
+    let copy = vec![source[0].clone(), source[2].clone()];
+    assert!(judged(&source, &copy, Facts::ALL).is_same());
+}
+
+#[test]
+fn each_fact_that_is_not_carried_is_lost_only_where_there_is_one() {
+    let mut rich = tree();
+    rich[2].xattrs = vec![Xattr::new("trusted.t", b"1"), Xattr::new("user.u", b"1")];
+    rich[2].flags = Some(0x10);
+    rich[2].mtime.nanoseconds = 7;
+    let plain = tree();
+    let carries = |fact: Facts| Facts::ALL.without(fact);
+    let lost = |expected: &[Entry], without: Facts| {
+        let report = judged(expected, &plain, carries(without));
+        (report.lost().clone(), report.verdict())
+    };
+    let all = Facts::XATTRS.with(Facts::TRUSTED_XATTRS).with(Facts::FLAGS).with(Facts::MTIME_NANOS);
+    let (facts, verdict) = lost(&rich, all);
+    assert_eq!(
+        facts.keys().copied().collect::<Vec<_>>(),
+        ["flags", "mtime-nanoseconds", "trusted-xattrs", "xattrs"]
+    );
+    assert_eq!(verdict, super::super::Verdict::SameButLost);
+    assert_eq!(lost(&plain, all), (std::collections::BTreeMap::new(), super::super::Verdict::Same));
+    assert_eq!(lost(&rich, Facts::FLAGS).1, super::super::Verdict::NotSame);
+}
+
+#[test]
+fn content_that_could_not_be_learned_is_unknown_and_its_size_too() {
+    let mut copy = tree();
+    copy[2].kind = Kind::unread_file(0);
+    let report = judged(&tree(), &copy, Facts::ALL.without(Facts::CONTENT));
+    assert_eq!(found(&report), [(Class::NotChecked, "d/x".to_owned())]);
+}

@@ -277,8 +277,14 @@ mod tests {
             return println!("skipped: this filesystem cannot drop what is cached, or cannot tell");
         }
         let top = open_top(dir.path()).unwrap();
-        read_file(top.as_fd(), c"f", &how(true)).unwrap();
-        assert!(is_cold(&file, size as u64));
+        // The kernel keeps pages that another processor has not yet put on its lists: advice, not an order.
+        let cold_again = || {
+            read_file(top.as_fd(), c"f", &how(true)).unwrap();
+            let cold = is_cold(&file, size as u64);
+            drop_cached(&file, 0, size as u64);
+            cold
+        };
+        assert!((0..10).any(|_| cold_again()));
         read_file(top.as_fd(), c"f", &how(false)).unwrap();
         assert!(!is_cold(&file, size as u64));
         read_file(top.as_fd(), c"f", &how(true)).unwrap();

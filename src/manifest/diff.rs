@@ -205,4 +205,22 @@ mod tests {
             prop_assert_eq!((report.entries, report.bytes), (plain.entries, plain.bytes));
         }
     }
+
+    #[test]
+    fn the_header_of_another_manifest_does_not_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = |host: &str| {
+            let header = Header { host: host.into(), ..Header::default() };
+            Manifest::new(header, large(3)).unwrap().encode().unwrap()
+        };
+        let (one, other) = (bytes("one"), bytes("two"));
+        // Equally long names: the frames of both stand at the same places.
+        let end_of_header = 28 + 5 + u32::from_le_bytes(one[29..33].try_into().unwrap()) as usize + 32;
+        let spliced = [&one[..end_of_header], &other[end_of_header..]].concat();
+        let path = dir.path().join("spliced");
+        std::fs::write(&path, spliced).unwrap();
+        assert!(Indexed::open(&path, &Hashing::plain()).is_err());
+        std::fs::write(&path, other).unwrap();
+        assert!(Indexed::open(&path, &Hashing::plain()).is_ok());
+    }
 }

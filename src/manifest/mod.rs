@@ -38,6 +38,7 @@ pub mod flags;
 pub mod format;
 mod gather;
 pub mod hashing;
+mod holes;
 pub mod indexed;
 pub mod judge;
 mod names;

@@ -1,5 +1,9 @@
 //! Extended attributes as a manifest keeps them: small values whole, large ones as a hash.
 
+use super::acl::Acl;
+use super::facts::Facts;
+use crate::system::show;
+
 /// The longest value that is kept whole, in bytes. ACLs, capabilities and labels are far below it.
 pub const MAX_WHOLE: usize = 4096;
 
@@ -61,11 +65,55 @@ impl Xattr {
         Self { name: name.into(), value }
     }
 
+    /// What a copy must be able to hold to hold this one.
+    pub(super) fn needs(&self) -> Facts {
+        if self.is_acl() {
+            Facts::ACL
+        } else if self.name.starts_with(b"trusted.") {
+            Facts::TRUSTED_XATTRS
+        } else {
+            Facts::XATTRS
+        }
+    }
+
     /// Whether it is a POSIX ACL.
     #[must_use]
     pub fn is_acl(&self) -> bool {
         self.name == ACL_ACCESS || self.name == ACL_DEFAULT
     }
+}
+
+/// Those that are not among the others.
+pub(super) fn only_in(these: &[Xattr], those: &[Xattr]) -> Vec<Xattr> {
+    these.iter().filter(|xattr| !those.contains(xattr)).cloned().collect()
+}
+
+/// How many attributes are spelled out in one line.
+const SHOWN_XATTRS: usize = 3;
+
+/// How many bytes of an attribute's value are shown.
+const SHOWN_VALUE: usize = 48;
+
+/// A few of them in words, safe to show.
+pub(super) fn text(xattrs: &[Xattr]) -> String {
+    if xattrs.is_empty() {
+        return "nothing there".to_owned();
+    }
+    let one = |xattr: &Xattr| {
+        let value = match &xattr.value {
+            XattrValue::Hashed { size, .. } => format!("{size} bytes"),
+            XattrValue::Bytes(raw) if xattr.is_acl() => {
+                Acl::from_xattr(raw).map_or_else(|_| show::bytes(raw), |acl| acl.to_text())
+            }
+            XattrValue::Bytes(raw) => show::bytes(&raw[..raw.len().min(SHOWN_VALUE)]),
+        };
+        format!("{}={value}", show::bytes(&xattr.name))
+    };
+    let mut text = xattrs.iter().take(SHOWN_XATTRS).map(one).collect::<Vec<_>>().join(" ");
+    if xattrs.len() > SHOWN_XATTRS {
+        text.push_str(&format!(" and {} more", xattrs.len() - SHOWN_XATTRS));
+    }
+    text
 }
 
 /// What is wrong with the attributes of an entry.
