@@ -1,9 +1,9 @@
-# make build | test | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
+# make build | install | test | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build test test-lab planted-bugs demo bench scale fuzz clean-lab needs-build needs-test lint deny
+.PHONY: build install test test-lab planted-bugs demo bench scale fuzz clean-lab needs-build needs-test lint deny
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -32,6 +32,17 @@ build: needs-build
 	@install -D -m 755 $(TARGET_DIR)/$(HOST)/release/safe-upgrade $(BINARY)
 	@if ldd $(BINARY) 2>/dev/null | grep '=>'; then echo "$(BINARY) needs shared libraries" >&2; exit 1; fi
 	@echo "$(BINARY): static, $$(du -h $(BINARY) | cut -f1)"
+
+PREFIX ?= /usr/local
+UNITS := safe-upgrade-verify.service safe-upgrade-verify.timer
+
+# The program, its man pages, and the units of unattended verification (not enabled). DESTDIR is for packagers.
+install: build
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/safe-upgrade
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(BINARY) man $(DESTDIR)$(PREFIX)/share/man/man1
+	for unit in $(UNITS); do sed 's|/usr/bin/safe-upgrade|$(PREFIX)/bin/safe-upgrade|' packaging/$$unit \
+	    > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 
 # Containers come last and one at a time; every test that lacks root or a tool says "skipped: ...".
 test: build needs-test lint deny
