@@ -50,6 +50,12 @@ impl Failure {
         Self { exit, message: message.into(), source: None, hint: None }
     }
 
+    /// The same with another exit code: what else happened weighs more.
+    #[must_use]
+    pub fn ending_with(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// Could not do it, or could not find out.
     pub fn failed(message: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..Self::new(Exit::Failed, message) }

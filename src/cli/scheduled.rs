@@ -61,7 +61,12 @@ pub(super) fn run(
             trouble = writeln!(out, "{}", ran_line(&ran.last));
         }
     };
-    let all = schedule.run(names, &work, &mut told).map_err(explain_schedule)?;
+    let all = schedule.run(names, &work, &mut told).map_err(|error| {
+        let metrics = matches!(error, ScheduleError::Metrics(_));
+        let failure = explain_schedule(error);
+        // A copy that is not the same weighs more than a file of metrics.
+        if metrics { failure.ending_with(worse(Exit::Failed, worst.get())) } else { failure }
+    })?;
     written(trouble)?;
     if args.json {
         let runs: Vec<&LastRun> = all.iter().map(|ran| &ran.last).collect();
