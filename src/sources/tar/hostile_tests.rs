@@ -293,6 +293,24 @@ fn a_tree_that_is_not_where_it_was_said_to_be_is_no_answer() {
 }
 
 #[test]
+fn a_hard_link_is_another_name_of_what_was_there_before_it() {
+    // As `tar -r` adds them again.
+    let (old, new) = (file("m", b"old"), file("m", b"new"));
+    let links = || [link("a", b'1', "m"), link("z", b'1', "m")].concat();
+    for (parts, wanted) in [
+        (vec![old.clone(), links(), new.clone(), links()], b"new"),
+        (vec![old.clone(), new.clone(), links()], b"new"),
+        (vec![old, links(), new], b"old"),
+    ] {
+        let outcome = outcome(&[vec![directory(".")], parts, vec![end()]].concat());
+        assert_eq!(outcome.hostile(), [""; 0]);
+        for name in ["a", "z"] {
+            assert_eq!(outcome.entries[name].entry.kind, Kind::file(Content::of(wanted)), "{name}");
+        }
+    }
+}
+
+#[test]
 fn only_a_cut_is_told_as_one() {
     let list =
         b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";

@@ -366,7 +366,7 @@ impl<R: BufRead> Archive<'_, R> {
                 return Ok(Then::GoOn);
             }
         };
-        self.ledger.link(&path, &target)?;
+        self.ledger.link(&path, &target, self.into.moment())?;
         Ok(Then::GoOn)
     }
 
@@ -437,7 +437,7 @@ impl<R: BufRead> Archive<'_, R> {
         findings.extend(self.absolute);
         ledger.finish(|told| {
             match told {
-                Told::Alias { path, target } => return into.alias(&path, &target),
+                Told::Alias { path, target, moment } => return into.alias_at(moment, &path, &target),
                 Told::Implied(path) => return into.push(&found::implied(path)),
                 Told::Odd { path, what } => findings.hostile(path, what),
                 Told::Repeated(_) => repeated += 1,
