@@ -54,13 +54,27 @@ impl Collector {
         self.members.push(&both, &[])
     }
 
-    /// Says that `path` is another name of what was pushed before under `target`: it gets all that is known about that.
+    /// Says that `path` is another name of what was pushed last under `target`: it gets all that is known about that.
     ///
     /// # Errors
     /// As [`Collector::push`].
     pub fn alias(&mut self, path: &[u8], target: &[u8]) -> Result<(), SortError> {
+        let now = self.moment();
+        self.alias_at(now, path, target)
+    }
+
+    /// A moment between what was pushed before and what will be pushed, for [`Collector::alias_at`].
+    pub fn moment(&mut self) -> u64 {
         self.arrived += 1;
-        let mut value = self.arrived.to_le_bytes().to_vec();
+        self.arrived
+    }
+
+    /// As [`Collector::alias`], said later: what counts is what was there at that moment.
+    ///
+    /// # Errors
+    /// As [`Collector::push`].
+    pub fn alias_at(&mut self, moment: u64, path: &[u8], target: &[u8]) -> Result<(), SortError> {
+        let mut value = moment.to_le_bytes().to_vec();
         value.extend_from_slice(path);
         self.aliases.push(target, &value)?;
         let mut key = [0; 16];
@@ -120,7 +134,14 @@ fn inode_then_path(left: &[u8], right: &[u8]) -> Ordering {
 fn resolve(mut entries: Merged, mut aliases: Merged) -> Result<Merged, SortError> {
     let mut all = Sorter::new(path_order, entries.scratch());
     let mut alias = aliases.next_record()?;
-    while let Some((path, value)) = entries.next_record()? {
+    let mut next = entries.next_record()?;
+    while let Some((path, value)) = next {
+        next = entries.next_record()?;
+        // What comes under this path later is the target of later aliases.
+        let until = match &next {
+            Some((again, value)) if *again == path => Arrived::split(value)?.0.at,
+            _ => u64::MAX,
+        };
         while let Some((target, name)) = &alias {
             match path_order(target, &path) {
                 Ordering::Greater => break,
@@ -129,12 +150,16 @@ fn resolve(mut entries: Merged, mut aliases: Merged) -> Result<Merged, SortError
             }
             let (found, rest) = Arrived::split(&value)?;
             let (at, name) = name.split_at_checked(8).ok_or(UNREADABLE)?;
-            if found.at >= u64::from_le_bytes(at.try_into().map_err(|_| UNREADABLE)?) {
+            let at = u64::from_le_bytes(at.try_into().map_err(|_| UNREADABLE)?);
+            if at > until {
+                break;
+            }
+            if found.at >= at {
                 return Err(SortError::Dangling { path: name.to_vec(), target: target.clone() });
             }
             let (mut entry, _) = codec::take_entry(rest).map_err(|_| UNREADABLE)?;
             entry.path = name.to_vec();
-            all.push(name, &found.before(&entry)?)?;
+            all.push(name, &Arrived { at, ..found }.before(&entry)?)?;
             alias = aliases.next_record()?;
         }
         all.push(&path, &value)?;
@@ -211,15 +236,18 @@ impl Sorted {
 
     fn advance(&mut self) -> Result<Option<Found>, SortError> {
         let Some((path, value)) = self.next.take() else { return Ok(None) };
-        let mut found = decode(&value)?;
+        let (mut at, mut found) = decode(&value)?;
         self.next = self.entries.next_record()?;
         while let Some((_, value)) = self.next.take_if(|(again, _)| *again == path) {
-            let later = decode(&value)?;
+            let (again_at, again) = decode(&value)?;
             self.repeated += 1;
-            if later.entry.kind.name() != found.entry.kind.name() && self.clashes.len() < NAMED_CLASHES {
+            if again.entry.kind.name() != found.entry.kind.name() && self.clashes.len() < NAMED_CLASHES {
                 self.clashes.push(path.clone());
             }
-            found = later;
+            // Aliases come in the order of their targets.
+            if again_at >= at {
+                (at, found) = (again_at, again);
+            }
             self.next = self.entries.next_record()?;
         }
         while let Some((member, number)) = &self.number {
@@ -245,10 +273,10 @@ impl Iterator for Sorted {
     }
 }
 
-fn decode(value: &[u8]) -> Result<Found, SortError> {
-    let (Arrived { carries, .. }, rest) = Arrived::split(value)?;
+fn decode(value: &[u8]) -> Result<(u64, Found), SortError> {
+    let (Arrived { at, carries }, rest) = Arrived::split(value)?;
     let (entry, _) = codec::take_entry(rest).map_err(|_| UNREADABLE)?;
-    Ok(Found { entry, carries })
+    Ok((at, Found { entry, carries }))
 }
 
 #[cfg(test)]
@@ -305,6 +333,31 @@ mod tests {
         assert_eq!(paths, [&b"a"[..], b"m", b"z"]);
         for found in &found {
             assert_eq!((found.entry.link_group, &found.entry.kind), (Some(1), &target.entry.kind));
+        }
+    }
+
+    #[test]
+    fn an_alias_is_what_its_target_was_when_it_was_said() {
+        let content = |name: &str, steps: &[(&str, &str)]| {
+            let (_dir, mut collector) = collector();
+            for (path, what) in steps {
+                match what.strip_prefix("= ") {
+                    Some(target) => collector.alias(path.as_bytes(), target.as_bytes()).unwrap(),
+                    None => collector.push(&Found::whole(file(path, what.as_bytes()))).unwrap(),
+                }
+            }
+            let mut sorted = collector.finish().unwrap().map(Result::unwrap);
+            sorted.find(|found| found.entry.path == name.as_bytes()).unwrap().entry.kind
+        };
+        let kind = |text: &[u8]| file("", text).kind;
+        let (old, new, other) = (("m", "old"), ("m", "new"), ("b", "other"));
+        assert_eq!(content("z", &[old, ("z", "= m"), new]), kind(b"old"));
+        assert_eq!(content("z", &[old, new, ("z", "= m")]), kind(b"new"));
+        assert_eq!(content("a", &[old, ("a", "= m"), new, ("a", "= m")]), kind(b"new"));
+        for (name, last) in [("z", ("z", "= m")), ("a", ("a", "= m"))] {
+            assert_eq!(content(name, &[other, old, (name, "= b"), last]), kind(b"old"));
+            assert_eq!(content(name, &[other, old, last, (name, "= b")]), kind(b"other"));
+            assert_eq!(content(name, &[old, last, (name, "file")]), kind(b"file"));
         }
     }
 

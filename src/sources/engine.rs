@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::tar::{self, TarError};
+use super::tar::{self, TarError, Whole};
 use super::{Gathered, Reading};
 use crate::manifest::collect::Sorted;
 use crate::manifest::entry::{is_at_or_below, path_order};
@@ -255,14 +255,16 @@ pub(super) fn read_stream(
     reading: &Reading<'_>,
     into: &mut Collector,
 ) -> Result<Streamed, EngineError> {
-    let read = tar::read_unpacked(BufReader::with_capacity(1 << 18, running.stdout()), strip, reading, into);
+    let read = tar::read_streamed(BufReader::with_capacity(1 << 18, running.stdout()), strip, reading, into);
     let outcome = running.finish()?;
     match read {
-        Ok(mut gathered) => {
-            let at = gathered.findings.iter().position(|finding| finding.expected == CUT);
-            // An engine that gave up is no hostile archive: what it did not deliver is named entry by entry.
-            let broke_at = at.map(|at| gathered.findings.remove(at).path);
-            Ok(Streamed { gathered, outcome, broke_at })
+        // An engine that gave up makes no broken archive: what it did not deliver is named entry by entry.
+        Ok(Whole { gathered, cut }) => {
+            Ok(Streamed { gathered, outcome, broke_at: cut.map(|finding| finding.path) })
+        }
+        // The list tells what the tree holds, if anything.
+        Err(TarError::NothingInside { .. }) => {
+            Ok(Streamed { gathered: Gathered::plain(), outcome, broke_at: None })
         }
         Err(TarError::NotAnArchive) if !outcome.well() => {
             let gathered = Gathered::plain();
@@ -271,9 +273,6 @@ pub(super) fn read_stream(
         Err(source) => Err(EngineError::Stream { engine, source }),
     }
 }
-
-/// What the tar reader expected where an archive is cut.
-const CUT: &str = "a whole archive";
 
 /// One path, as it came in the stream and as the engine's list tells it.
 #[derive(Debug)]

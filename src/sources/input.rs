@@ -33,11 +33,21 @@ pub fn open(input: &Input) -> Result<Box<dyn Read + Send>, SourceError> {
     }
 }
 
+/// Whether it can be opened again and gives the same bytes; a pipe does not.
+#[must_use]
+pub fn reopens(input: &Input) -> bool {
+    matches!(input, Input::File(path) if path.is_file())
+}
+
 /// Looks at the first bytes of a file.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or is a pipe or device, from which the first bytes would be lost.
 pub fn holds(path: &Path) -> Result<Holds, SourceError> {
+    let found = std::fs::metadata(path).map_err(|source| trouble(path, source))?;
+    if !found.is_file() {
+        return Err(SourceError::NotAFile { path: path.to_owned() });
+    }
     let file = File::open(path).map_err(|source| trouble(path, source))?;
     let mut first = Vec::with_capacity(SEND_MAGIC.len());
     let unpacked = Decompressed::new(file).map_err(|source| trouble(path, source))?;
@@ -67,5 +77,21 @@ mod tests {
             assert_eq!(holds(&path).unwrap(), wanted);
         }
         assert!(matches!(holds(Path::new("/no/such")), Err(SourceError::Open { .. })));
+        assert!(reopens(&Input::File(path)) && !reopens(&Input::Stdin));
+    }
+
+    #[test]
+    fn a_pipe_is_not_looked_at() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"btrfs-stream\0").unwrap();
+        drop(writer);
+        // As a shell's <( ) names it.
+        let path = std::path::PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        let error = holds(&path).unwrap_err();
+        assert!(error.to_string().contains(&format!("tar:{}", path.display())), "{error}");
+        assert!(!reopens(&Input::File(path)));
+        assert_eq!(io::read_to_string(reader).unwrap(), "btrfs-stream\0");
     }
 }

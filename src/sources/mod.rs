@@ -48,6 +48,14 @@ pub enum SourceError {
         /// Why.
         source: std::io::Error,
     },
+    /// A pipe or device that was not said to be an archive or a stream: looking at it would take its first bytes away.
+    #[error(
+        "{0} is no file that can be read twice: say what it holds, as tar:{0} or send:{0}", .path.display()
+    )]
+    NotAFile {
+        /// The pipe or device.
+        path: PathBuf,
+    },
     /// An archive about which nothing can be said.
     #[error("failed to read the archive")]
     Tar(#[from] tar::TarError),

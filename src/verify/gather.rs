@@ -47,12 +47,11 @@ fn by_send_stream(
         let stream = input::open(from)?;
         Decompressed::new(stream).map_err(|source| SourceError::Unpack(from.to_string(), source))
     };
-    match from {
-        Input::Stdin => Ok(send_stream::read(unpacked()?, reading, into)?),
-        Input::File(_) => {
-            let again = || unpacked().map_err(std::io::Error::other);
-            Ok(send_stream::read_twice(again, reading, into)?)
-        }
+    if input::reopens(from) {
+        let again = || unpacked().map_err(std::io::Error::other);
+        Ok(send_stream::read_twice(again, reading, into)?)
+    } else {
+        Ok(send_stream::read(unpacked()?, reading, into)?)
     }
 }
 

@@ -59,13 +59,15 @@ pub(super) struct Listing<'l> {
     reading: &'l Reading<'l>,
     listed: Collector,
     entries: u64,
+    /// Nothing of the tree came.
+    is_empty: bool,
     tops: BTreeSet<String>,
 }
 
 impl<'l> Listing<'l> {
     pub(super) fn new(tree: &'l [u8], reading: &'l Reading<'l>) -> Self {
         let listed = Collector::new(reading.scratch);
-        Self { tree, reading, listed, entries: 0, tops: BTreeSet::new() }
+        Self { tree, reading, listed, entries: 0, is_empty: true, tops: BTreeSet::new() }
     }
 
     pub(super) fn add(&mut self, item: Item, findings: &mut Findings) -> Result<(), SortError> {
@@ -79,8 +81,13 @@ impl<'l> Listing<'l> {
             self.note_top(&whole);
             return Ok(());
         };
+        self.is_empty = false;
+        if self.reading.excludes.covers(path) {
+            return Ok(());
+        }
         self.entries += 1;
-        if self.reading.excludes.covers(path) || self.entries > self.reading.limits.entries {
+        // The stream holds no fewer, and it is named there.
+        if self.entries > self.reading.limits.entries {
             return Ok(());
         }
         let inode = link_key(&item, &whole);
@@ -111,7 +118,7 @@ impl<'l> Listing<'l> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.is_empty
     }
 
     /// What the archive holds instead.

@@ -11,7 +11,8 @@ use walkdir::WalkDir;
 use super::EngineError;
 use crate::manifest::collect::Sorted;
 use crate::manifest::scan::gather;
-use crate::manifest::{Facts, ScanOptions};
+use crate::manifest::verdict::Difference;
+use crate::manifest::{Class, Facts, ScanOptions};
 use crate::sources::{Gathered, Reading};
 use crate::system::durable;
 use crate::system::sandbox::Barriers;
@@ -58,26 +59,37 @@ impl Drop for Target {
     }
 }
 
-/// Removes a tree, also what was restored immutable.
+/// Removes a tree, also what was restored immutable, or where its owner may not write.
 fn remove_tree(directory: &Path) -> io::Result<()> {
     if fs::remove_dir_all(directory).is_ok() {
         return Ok(());
     }
-    let stubborn = IFlags::IMMUTABLE | IFlags::APPEND;
-    for entry in WalkDir::new(directory).into_iter().flatten() {
-        if !entry.file_type().is_dir() && !entry.file_type().is_file() {
-            continue;
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        if found.is_dir() || found.is_file() {
+            let_go(&path);
         }
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        // What cannot be opened or has no flags is told by the removing.
-        let Ok(file) = File::options().read(true).custom_flags(flags).open(entry.path()) else { continue };
-        if let Ok(set) = ioctl_getflags(&file)
-            && set.intersects(stubborn)
-        {
-            let _ = ioctl_setflags(&file, set - stubborn);
+        if found.is_dir() {
+            // What stays in the way is told by the removing.
+            let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+            waiting.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
         }
     }
     fs::remove_dir_all(directory)
+}
+
+/// Takes the flags away that keep an entry where it is.
+fn let_go(path: &Path) {
+    let stubborn = IFlags::IMMUTABLE | IFlags::APPEND;
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    // What cannot be opened or has no flags is told by the removing.
+    let Ok(file) = File::options().read(true).custom_flags(flags).open(path) else { return };
+    if let Ok(set) = ioctl_getflags(&file)
+        && set.intersects(stubborn)
+    {
+        let _ = ioctl_setflags(&file, set - stubborn);
+    }
 }
 
 /// A tree that an engine really restored. It is removed when this is dropped, or with [`Restored::remove`].
@@ -134,11 +146,72 @@ pub fn read_restored(restored: &Restored, reading: &Reading<'_>) -> Result<(Sort
         format!("the engine ran behind: {}", restored.barriers.words()),
     ];
     remarks.extend(restored.words.iter().cloned());
-    let gathered = Gathered { carries: restored.carries, remarks, restored: true, ..Gathered::plain() };
+    // It may be about something that no comparison shows; where one does, damage outweighs this.
+    let complaint = |words: &String| Difference {
+        class: Class::NotChecked,
+        path: Vec::new(),
+        expected: "a restore without complaints".to_owned(),
+        found: words.clone(),
+    };
+    let gathered = Gathered {
+        carries: restored.carries,
+        findings: restored.words.iter().map(complaint).collect(),
+        remarks,
+        restored: restored.words.is_empty(),
+    };
     Ok((gathering.sorted, gathered))
 }
 
 /// What a restore by this process brings back, of what the engine keeps.
 pub(in crate::sources) fn restored_facts(keeps: Facts) -> Facts {
     keeps.and(Facts::restored_by(rustix::process::geteuid().is_root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Hashing;
+    use crate::manifest::exclude::Excludes;
+    use crate::sources::Limits;
+
+    #[test]
+    fn a_restore_that_ended_badly_is_not_proven() {
+        let below = tempfile::tempdir().unwrap();
+        let excludes = Excludes::default();
+        for words in [vec![], vec!["restic ended with exit code 1: no space left on device".to_owned()]] {
+            let target = Target::create(below.path()).unwrap();
+            let (tree, carries) = (target.path(), Facts::ALL);
+            fs::write(tree.join("file"), b"content").unwrap();
+            let barriers = Barriers::default();
+            let restored =
+                Restored { tree, seconds: 1.0, bytes: 7, words: words.clone(), barriers, carries, target };
+            let reading = Reading {
+                hashing: Hashing::plain(),
+                scratch: below.path(),
+                excludes: &excludes,
+                limits: Limits::default(),
+                progress: &|_| {},
+            };
+            let (sorted, gathered) = read_restored(&restored, &reading).unwrap();
+            assert_eq!(sorted.count(), 2);
+            assert_eq!(gathered.restored, words.is_empty());
+            let found: Vec<_> = gathered.findings.iter().map(|finding| finding.found.clone()).collect();
+            assert_eq!(found, words);
+            assert!(gathered.findings.iter().all(|finding| finding.class == Class::NotChecked));
+        }
+    }
+
+    #[test]
+    fn trees_that_may_not_be_written_are_removed() {
+        let below = tempfile::tempdir().unwrap();
+        let target = Target::create(below.path()).unwrap();
+        let inner = target.path().join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("file"), b"").unwrap();
+        for directory in [&inner, &target.path().join("a")] {
+            fs::set_permissions(directory, Permissions::from_mode(0o555)).unwrap();
+        }
+        drop(target);
+        assert_eq!(fs::read_dir(below.path()).unwrap().count(), 0);
+    }
 }

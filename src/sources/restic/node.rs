@@ -83,8 +83,12 @@ impl<'l> Listing<'l> {
             return Ok(());
         };
         self.has_tree |= path.is_empty();
+        if self.reading.excludes.covers(path) {
+            return Ok(());
+        }
         self.entries += 1;
-        if self.reading.excludes.covers(path) || self.entries > self.reading.limits.entries {
+        // The stream holds no fewer, and it is named there.
+        if self.entries > self.reading.limits.entries {
             return Ok(());
         }
         let path = path.to_vec();

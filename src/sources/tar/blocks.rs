@@ -39,6 +39,11 @@ impl<R: BufRead> Blocks<R> {
         self.offset
     }
 
+    /// Lets the archive be longer by so many bytes.
+    pub(super) fn allow(&mut self, more: u64) {
+        self.most = self.most.saturating_add(more);
+    }
+
     /// The next block; `None` when the archive ended right before it.
     pub(super) fn block(&mut self) -> Result<Option<Block>, Broken> {
         if let Some(block) = self.held.take() {

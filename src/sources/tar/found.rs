@@ -16,6 +16,9 @@ pub(super) const TAR: Facts = Facts::ALL.without(Facts::FLAGS).without(Facts::SO
 /// What only pax headers say.
 const PAX_ONLY: Facts = Facts::MTIME_NANOS.with(Facts::XATTRS).with(Facts::ACL);
 
+/// What an archive says only of the first name of a file with several.
+pub(super) const WITH_FIRST_NAME: Facts = Facts::XATTRS.with(Facts::ACL).with(Facts::HARD_LINKS);
+
 /// What the members show about how the archive was made: what never appears was never archived, and its absence says
 /// nothing about a file.
 #[derive(Debug, Default)]
@@ -129,6 +132,18 @@ pub(super) fn found(
         }
     }
     (Found { entry, carries }, wrong)
+}
+
+/// A directory of which the archive says nothing but what lies in it.
+pub(super) fn implied(path: Vec<u8>) -> Found {
+    let metadata = Facts::MODE
+        .with(Facts::OWNER)
+        .with(Facts::MTIME)
+        .with(Facts::MTIME_NANOS)
+        .with(Facts::XATTRS)
+        .with(Facts::ACL);
+    let entry = Entry::new(path, Kind::Directory { edge: Edge::Inside });
+    Found { entry, carries: TAR.without(metadata) }
 }
 
 /// The kind of a member that has no content of its own; `None` for files and hard links.

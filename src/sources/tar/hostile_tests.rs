@@ -3,7 +3,7 @@
 use super::TarError;
 use super::header::BLOCK;
 use super::made_tests::{
-    Outcome, Raw, directory, end, extended, file, limited, link, outcome, padded, pax, record,
+    Outcome, Raw, directory, end, extended, file, limited, link, outcome, padded, pax, record, told_apart,
 };
 use crate::manifest::{Class, Content, Facts, Kind, Status};
 use crate::sources::Limits;
@@ -246,6 +246,89 @@ fn only_the_part_that_is_asked_for_is_read() {
         [Class::NotChecked]
     );
     assert_eq!(outcome.gathered.remarks.len(), 2, "{:?}", outcome.gathered.remarks);
+    for unknown in [Facts::CONTENT, Facts::XATTRS, Facts::ACL, Facts::HARD_LINKS] {
+        assert!(!outcome.entries["l"].carries.has(unknown), "{unknown:?}");
+        assert!(unknown != Facts::CONTENT || outcome.entries["f"].carries.has(unknown));
+    }
+}
+
+#[test]
+fn what_does_not_belong_to_the_tree_does_not_use_up_its_limits() {
+    let limits = Limits { entries: 2, bytes: 10, name: 50, depth: 9, xattrs: 100 };
+    // More bytes than the archive of such a tree may have.
+    let large = vec![0; 48 << 20];
+    let mut parts: Vec<Vec<u8>> = (0..9).map(|n| file(&format!("etc/{n}"), b"outside")).collect();
+    parts.extend([file("var", &large), directory("srv/"), directory("srv/www/")]);
+    parts.extend((0..9).map(|n| file(&format!("srv/www/left/out/{n}"), b"excluded")));
+    parts.extend([file("srv/www/left/out/large", &large), file("srv/www/f", b"f"), end()]);
+    let outcome = limited(&parts, "srv/www", limits).unwrap();
+    assert_eq!(outcome.gathered.findings, []);
+    assert_eq!(outcome.entries.keys().collect::<Vec<_>>(), ["", "f"]);
+    parts.insert(parts.len() - 1, file("srv/www/g", b"g"));
+    assert!(limited(&parts, "srv/www", limits).unwrap().hostile()[0].contains("more than 2 members"));
+    let endless = Raw::new("etc/endless", b'0', 0).with(124, b"\x80\0\0\0\0\x10\0\0\0\0\0\0").sealed();
+    let read = limited(&[directory("srv/www/"), endless], "srv/www", limits);
+    assert!(matches!(read, Err(TarError::TooMuchElse(_))));
+}
+
+#[test]
+fn a_tree_that_is_not_where_it_was_said_to_be_is_no_answer() {
+    let nothing = |parts: &[Vec<u8>], strip: &str| match limited(parts, strip, Limits::default()) {
+        Err(TarError::NothingInside { example }) => String::from_utf8(example).unwrap(),
+        Err(error) => panic!("{error}"),
+        Ok(outcome) => panic!("{:?}", outcome.hostile()),
+    };
+    let relative = [directory("srv/"), directory("srv/www/"), file("srv/www/f", b""), end()];
+    assert_eq!(nothing(&relative, "srv/wwww"), "srv/");
+    let absolute = [directory("/srv/www/"), file("/srv/www/f", b""), end()];
+    assert_eq!(nothing(&absolute, "srv/www"), "/srv/www/");
+    assert_eq!(nothing(&absolute, ""), "/srv/www/");
+    for parts in [&relative[..], &absolute] {
+        let outcome = limited(parts, "/srv/www", Limits::default()).unwrap();
+        assert_eq!((outcome.gathered.findings.len(), outcome.entries.len()), (0, 2));
+    }
+    // What is cut may have held the tree behind the cut: it is damaged whatever else.
+    let cut = limited(&relative[..2], "srv/wwww", Limits::default()).unwrap();
+    assert_eq!(cut.hostile().len(), 1);
+}
+
+#[test]
+fn a_hard_link_is_another_name_of_what_was_there_before_it() {
+    // As `tar -r` adds them again.
+    let (old, new) = (file("m", b"old"), file("m", b"new"));
+    let links = || [link("a", b'1', "m"), link("z", b'1', "m")].concat();
+    for (parts, wanted) in [
+        (vec![old.clone(), links(), new.clone(), links()], b"new"),
+        (vec![old.clone(), new.clone(), links()], b"new"),
+        (vec![old, links(), new], b"old"),
+    ] {
+        let outcome = outcome(&[vec![directory(".")], parts, vec![end()]].concat());
+        assert_eq!(outcome.hostile(), [""; 0]);
+        for name in ["a", "z"] {
+            assert_eq!(outcome.entries[name].entry.kind, Kind::file(Content::of(wanted)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn only_a_cut_is_told_as_one() {
+    let list =
+        b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    let parts = [
+        directory("."),
+        pax(&[("SCHILY.xattr.system.posix_acl_access", list)]),
+        file("a", b""),
+        pax(&[("SCHILY.acl.access", b"user::rw-,group::r--,other::r--")]),
+        file("b", b""),
+        file("c", b"content"),
+        end(),
+    ];
+    let all = parts.concat();
+    let (whole, none) = told_apart(&all);
+    assert_eq!(whole.iter().map(|finding| finding.class).collect::<Vec<_>>(), [Class::Broken]);
+    assert_eq!(none, None);
+    let (others, cut) = told_apart(&all[..all.len() - 3 * BLOCK]);
+    assert_eq!((others, cut.map(|cut| cut.path)), (whole, Some(b"c".to_vec())));
 }
 
 #[test]

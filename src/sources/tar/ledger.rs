@@ -55,8 +55,8 @@ pub(super) struct Ledger {
 /// What a path's story amounts to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// `path` is another name of `target`, which came before it.
-    Alias { path: Vec<u8>, target: Vec<u8> },
+    /// `path` is another name of what `target` was at that moment.
+    Alias { path: Vec<u8>, target: Vec<u8>, moment: u64 },
     /// A directory that only its content speaks of.
     Implied(Vec<u8>),
     /// Something is wrong.
@@ -86,13 +86,13 @@ impl Ledger {
         self.push(path, &[what as u8])
     }
 
-    /// Notes a hard link and what it is another name of.
-    pub(super) fn link(&mut self, path: &[u8], target: &[u8]) -> Result<(), SortError> {
+    /// Notes a hard link and what it is another name of; the moment is the collector's.
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8], moment: u64) -> Result<(), SortError> {
         // A file that was named twice to the program that archived it is a link to itself: nothing changes.
         if path != target {
             self.member(path, What::HardLink)?;
         }
-        self.push(target, &[&[LINKED], path].concat())
+        self.push(target, &[&[LINKED], &moment.to_le_bytes()[..], path].concat())
     }
 
     /// Tells every directory above a path that something lies in it, from below up to those that the last member was in too.
@@ -161,7 +161,10 @@ impl Story {
     ) -> Result<(), SortError> {
         let Some((&tag, other)) = note.split_first() else { return Ok(()) };
         match tag {
-            LINKED => tell(self.linked(other)),
+            LINKED => match other.split_first_chunk() {
+                Some((moment, path)) => tell(self.linked(path, u64::from_le_bytes(*moment))),
+                None => Ok(()),
+            },
             LIES_IN => {
                 self.used = true;
                 match self.now {
@@ -191,7 +194,7 @@ impl Story {
     }
 
     /// A link to this path: good only when a member came before it that can have another name.
-    fn linked(&self, path: &[u8]) -> Told {
+    fn linked(&self, path: &[u8], moment: u64) -> Told {
         let odd = |what: String| Told::Odd { path: path.to_vec(), what };
         let target = shown(&self.path);
         match self.now {
@@ -199,7 +202,7 @@ impl Story {
             Some(_) if path == self.path => Told::Repeated(path.to_vec()),
             Some(What::Directory) => odd(format!("a hard link to {target}, which is a directory")),
             Some(What::HardLink) => odd(format!("a hard link to {target}, which is itself one")),
-            Some(_) => Told::Alias { path: path.to_vec(), target: self.path.clone() },
+            Some(_) => Told::Alias { path: path.to_vec(), target: self.path.clone(), moment },
         }
     }
 
@@ -238,14 +241,14 @@ mod tests {
         for step in steps {
             match step {
                 Is(path, what) => ledger.member(path.as_bytes(), *what).unwrap(),
-                Link(path, target) => ledger.link(path.as_bytes(), target.as_bytes()).unwrap(),
+                Link(path, target) => ledger.link(path.as_bytes(), target.as_bytes(), 1).unwrap(),
             }
         }
         let mut told = Vec::new();
         ledger
             .finish(|one| {
                 told.push(match one {
-                    Told::Alias { path, target } => format!("{} = {}", shown(&path), shown(&target)),
+                    Told::Alias { path, target, .. } => format!("{} = {}", shown(&path), shown(&target)),
                     Told::Implied(path) => format!("implied {}", shown(&path)),
                     Told::Odd { path, what } => format!("{}: {what}", shown(&path)),
                     Told::Repeated(path) => format!("repeated {}", shown(&path)),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use super::header::BLOCK;
-use super::{TarError, read_unpacked};
+use super::{TarError, Whole, read_streamed, read_unpacked};
 use crate::manifest::exclude::Excludes;
+use crate::manifest::verdict::Difference;
 use crate::manifest::{Class, Collector, Found, Hashing};
 use crate::sources::{Gathered, Limits, Reading};
 
@@ -104,6 +105,22 @@ impl Outcome {
 /// Reads these parts, one after another.
 pub(super) fn outcome(parts: &[Vec<u8>]) -> Outcome {
     limited(parts, "", Limits::default()).unwrap()
+}
+
+/// What is wrong with an archive, and the cut by itself.
+pub(super) fn told_apart(archive: &[u8]) -> (Vec<Difference>, Option<Difference>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = Collector::new(dir.path());
+    let excludes = Excludes::default();
+    let reading = Reading {
+        hashing: Hashing::plain(),
+        scratch: dir.path(),
+        excludes: &excludes,
+        limits: Limits::default(),
+        progress: &|_| {},
+    };
+    let Whole { gathered, cut } = read_streamed(archive, b"", &reading, &mut collector).unwrap();
+    (gathered.findings, cut)
 }
 
 pub(super) fn limited(parts: &[Vec<u8>], strip: &str, limits: Limits) -> Result<Outcome, TarError> {

@@ -99,6 +99,12 @@ impl<R: BufRead> Members<R> {
         self.blocks.offset()
     }
 
+    /// Where the content of the member that came last ends, whether or not it was taken. What a header claims may be too much.
+    pub(super) fn ends(&self) -> u64 {
+        let stored = self.pending.as_ref().map_or(0, |(stored, _)| *stored);
+        self.offset().saturating_add(stored).saturating_add(padding(stored))
+    }
+
     /// The next member; `None` behind the end marker, when all that follows it was looked at.
     pub(super) fn next(&mut self) -> Result<Option<Member>, Broken> {
         self.content(|_| {})?;

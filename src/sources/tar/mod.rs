@@ -9,6 +9,7 @@
 //! | `sparse`, `layout` | maps of sparse files, and where they stand |
 //! | `members` | one member after another |
 //! | `place` | where a name leads, or why it is refused |
+//! | `findings` | what is wrong with it |
 //! | `found` | a member as an entry, and what the archive can carry |
 //! | `ledger` | questions that only the whole archive answers: links, duplicates, implied directories |
 //! | `names` | numbers of the users and groups in access control lists |
@@ -18,6 +19,7 @@
 //! else than we do.
 
 mod blocks;
+mod findings;
 mod found;
 mod header;
 mod layout;
@@ -31,6 +33,7 @@ mod read;
 mod sparse;
 
 pub use read::{TarError, read, read_unpacked};
+pub(super) use read::{Whole, read_streamed};
 
 #[cfg(test)]
 mod hostile_tests;

@@ -60,6 +60,11 @@ impl Places {
         Ok(self.below_strip(path))
     }
 
+    /// Whether a name is refused for no other reason than that the archive was not said to hold absolute ones.
+    pub(super) fn is_absolute_by_surprise(&self, name: &[u8]) -> bool {
+        !self.absolute && name.first() == Some(&b'/')
+    }
+
     fn relative<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
         match name.strip_prefix(b"/") {
             Some(rest) if self.absolute => Some(rest),
@@ -83,6 +88,17 @@ impl Places {
 
 fn is_nothing(part: &[u8]) -> bool {
     matches!(part, b"" | b".")
+}
+
+/// What is wrong with the target of a symlink.
+pub(super) fn bad_target(target: &[u8], longest: usize) -> Option<String> {
+    if target.is_empty() {
+        return Some("a symlink to nothing".to_owned());
+    }
+    if target.contains(&0) {
+        return Some("a symlink with a NUL in its target".to_owned());
+    }
+    (target.len() > longest).then(|| format!("a symlink with a target of {} bytes", target.len()))
 }
 
 #[cfg(test)]

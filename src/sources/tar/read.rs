@@ -4,23 +4,22 @@ use std::cell::OnceCell;
 use std::io::{self, BufRead, Read};
 
 use super::blocks::{Blocks, Broken};
+use super::findings::{Findings, damage};
 use super::found::{self, Traces};
 use super::header::Header;
 use super::layout::Layout;
 use super::ledger::{Ledger, Told, What};
 use super::members::{Member, MemberKind, Members, Piece};
 use super::names::Names;
-use super::place::{Place, Places};
+use super::place::{Place, Places, bad_target};
 use super::pump;
-use crate::manifest::entry::{Edge, MAX_EXTENTS};
+use crate::manifest::entry::MAX_EXTENTS;
 use crate::manifest::sorter::SortError;
 use crate::manifest::verdict::Difference;
-use crate::manifest::{Class, Collector, ContentHasher, Entry, Facts, Found, Kind, Progress, Status};
+use crate::manifest::{Collector, ContentHasher, Facts, Kind, Progress, Status};
 use crate::sources::compressed::{Decompressed, Trouble};
-use crate::sources::{Gathered, Reading};
-
-/// Findings that are kept; more are counted in a remark. One archive may hold millions of them.
-const MOST_FINDINGS: usize = 10_000;
+use crate::sources::{Gathered, Limits, Reading};
+use crate::system::show;
 
 /// Room in an extended header for the map of a sparse file, in bytes: some 300 000 pieces.
 const MAP_ROOM: usize = 8 << 20;
@@ -57,6 +56,18 @@ pub enum TarError {
     /// Nothing in it looks like a member.
     #[error("this is not a tar archive, compressed with gzip, zstd, xz, bzip2, lz4 or not at all")]
     NotAnArchive,
+    /// The tree is not where it was said to be in the archive.
+    #[error(
+        "nothing in the archive lies in the tree, but elsewhere, as {}: say with --strip where the tree is in the archive, as \
+         srv/www, or /srv/www when its names begin with a slash", show::bytes(.example)
+    )]
+    NothingInside {
+        /// A member.
+        example: Vec<u8>,
+    },
+    /// What does not belong to the tree goes on and on.
+    #[error("the archive holds more than {0} besides the tree: it was not read to its end")]
+    TooMuchElse(String),
     /// No thread for reading.
     #[error("failed to start the reading thread")]
     Thread(#[source] io::Error),
@@ -97,6 +108,24 @@ pub fn read_unpacked(
     reading: &Reading<'_>,
     into: &mut Collector,
 ) -> Result<Gathered, TarError> {
+    let Whole { mut gathered, cut } = read_streamed(input, strip, reading, into)?;
+    gathered.findings.extend(cut);
+    Ok(gathered)
+}
+
+/// An archive, and the finding that says where and why reading it had to end.
+pub(in crate::sources) struct Whole {
+    pub(in crate::sources) gathered: Gathered,
+    pub(in crate::sources) cut: Option<Difference>,
+}
+
+/// As [`read_unpacked`], with what cuts the archive off told apart from all other findings.
+pub(in crate::sources) fn read_streamed(
+    input: impl BufRead,
+    strip: &[u8],
+    reading: &Reading<'_>,
+    into: &mut Collector,
+) -> Result<Whole, TarError> {
     let limits = &reading.limits;
     // Attributes come twice from libarchive, once in base64.
     let records = limits.xattrs.saturating_mul(3).saturating_add(limits.name.saturating_mul(4));
@@ -110,9 +139,15 @@ pub fn read_unpacked(
         names: OnceCell::new(),
         traces: Traces::default(),
         findings: Findings::default(),
+        absolute: Findings::default(),
+        cut: None,
         reading,
         into,
         seen: Progress::default(),
+        taken: 0,
+        passed: Progress::default(),
+        ends: 0,
+        elsewhere: None,
         outside: 0,
         excluded: 0,
         repeated: 0,
@@ -128,10 +163,21 @@ struct Archive<'a, R> {
     names: OnceCell<Names>,
     traces: Traces,
     findings: Findings,
+    /// Absolute names: hostile, unless nothing lies in the tree and the person has only forgotten the slash.
+    absolute: Findings,
+    cut: Option<Difference>,
     reading: &'a Reading<'a>,
     into: &'a mut Collector,
     /// Members, and bytes of their content with holes.
     seen: Progress,
+    /// Members that the limits of the manifest are about.
+    taken: u64,
+    /// Members outside the tree or excluded, and their bytes in the archive: the manifest says nothing about how many.
+    passed: Progress,
+    /// Where in the archive the last member ends.
+    ends: u64,
+    /// A member that is not in the tree.
+    elsewhere: Option<Vec<u8>>,
     outside: u64,
     excluded: u64,
     repeated: u64,
@@ -145,7 +191,7 @@ enum Then {
 }
 
 impl<R: BufRead> Archive<'_, R> {
-    fn run(mut self) -> Result<Gathered, TarError> {
+    fn run(mut self) -> Result<Whole, TarError> {
         loop {
             let next = self.members.next();
             self.take_oddities();
@@ -173,31 +219,30 @@ impl<R: BufRead> Archive<'_, R> {
         if self.seen.entries.is_multiple_of(1024) {
             (self.reading.progress)(self.seen);
         }
-        if self.seen.entries > self.reading.limits.entries {
-            let most = self.reading.limits.entries;
-            return Ok(self.too_much(member.path, format!("more than {most} members")));
-        }
         if self.ledger.bytes() > self.members.offset().saturating_mul(MOST_NOTES) + (1 << 20) {
             let what = "names that make more work than the archive is worth".to_owned();
             return Ok(self.too_much(member.path, what));
         }
         self.traces.note(&member);
-        let path = match self.places.of(&member.path) {
-            Err(what) => {
-                self.findings.hostile(member.path, what);
-                return Ok(Then::GoOn);
-            }
-            Ok(Place::Above) => return Ok(Then::GoOn),
-            Ok(Place::Outside) => {
-                self.outside += 1;
-                return Ok(Then::GoOn);
-            }
-            Ok(Place::Inside(path)) => path,
+        let ends = self.members.ends();
+        let length = ends.saturating_sub(std::mem::replace(&mut self.ends, ends));
+        let placed = match self.places.of(&member.path) {
+            Ok(Place::Inside(path)) if !self.reading.excludes.covers(&path) => Ok(path),
+            Ok(place) => return self.passed_over(&place, member.path, length),
+            Err(what) => Err(what),
         };
-        if self.reading.excludes.covers(&path) {
-            self.excluded += 1;
-            return Ok(Then::GoOn);
+        self.taken += 1;
+        if self.taken > self.reading.limits.entries {
+            let most = self.reading.limits.entries;
+            return Ok(self.too_much(member.path, format!("more than {most} members")));
         }
+        let path = match placed {
+            Ok(path) => path,
+            Err(what) => {
+                self.refused(member.path, what);
+                return Ok(Then::GoOn);
+            }
+        };
         if path.is_empty() && !matches!(member.kind, MemberKind::Directory) {
             self.findings.hostile(member.path, "the tree itself is not a directory".to_owned());
             return Ok(Then::GoOn);
@@ -212,6 +257,39 @@ impl<R: BufRead> Archive<'_, R> {
                 self.hard_link(path, member, &target)
             }
             _ => self.plain(path, &mut member),
+        }
+    }
+
+    /// A member that the manifest does not speak of: counted for itself, and the archive may be longer by it.
+    fn passed_over(&mut self, place: &Place, name: Vec<u8>, length: u64) -> Result<Then, TarError> {
+        match place {
+            Place::Inside(_) => self.excluded += 1,
+            Place::Outside => self.outside += 1,
+            Place::Above => {}
+        }
+        if !matches!(place, Place::Inside(_)) {
+            self.elsewhere.get_or_insert(name);
+        }
+        let most = Limits::default();
+        self.passed.entries += 1;
+        self.passed.bytes = self.passed.bytes.saturating_add(length);
+        if self.passed.entries > most.entries {
+            return Err(TarError::TooMuchElse(format!("{} members", most.entries)));
+        }
+        if self.passed.bytes > most.bytes {
+            return Err(TarError::TooMuchElse(format!("{} bytes", most.bytes)));
+        }
+        self.members.blocks.allow(length);
+        Ok(Then::GoOn)
+    }
+
+    /// A name that leads where no member may be.
+    fn refused(&mut self, name: Vec<u8>, what: String) {
+        if self.places.is_absolute_by_surprise(&name) {
+            self.elsewhere.get_or_insert_with(|| name.clone());
+            self.absolute.hostile(name, what);
+        } else {
+            self.findings.hostile(name, what);
         }
     }
 
@@ -288,7 +366,7 @@ impl<R: BufRead> Archive<'_, R> {
                 return Ok(Then::GoOn);
             }
         };
-        self.ledger.link(&path, &target)?;
+        self.ledger.link(&path, &target, self.into.moment())?;
         Ok(Then::GoOn)
     }
 
@@ -300,7 +378,14 @@ impl<R: BufRead> Archive<'_, R> {
         member: &mut Member,
     ) -> Result<(), TarError> {
         let most = self.reading.limits.xattrs;
+        let unread = matches!(kind, Kind::File { content: None, .. });
         let (mut found, wrong) = found::found(path, kind, member, &self.names, most);
+        if unread {
+            found.carries = found.carries.without(Facts::CONTENT).without(Facts::HOLES);
+        }
+        if matches!(member.kind, MemberKind::HardLink(_)) {
+            found.carries = found.carries.without(found::WITH_FIRST_NAME);
+        }
         found.entry.status = status;
         for what in wrong {
             self.findings.hostile(member.path.clone(), what);
@@ -334,23 +419,34 @@ impl<R: BufRead> Archive<'_, R> {
                 Some(Trouble::Input(_)) | None => return Err(TarError::Input(error)),
             },
         };
-        self.findings.damaged(path, what);
+        self.cut = Some(damage(path, what));
         Ok(Then::Stop)
     }
 
-    fn finish(self) -> Result<Gathered, TarError> {
-        let Self { ledger, into, mut findings, traces, members, mut repeated, .. } = self;
+    fn finish(self) -> Result<Whole, TarError> {
+        let Self { ledger, into, mut findings, traces, members, mut repeated, cut, .. } = self;
+        // Compared with this, the manifest would only say that everything is missing, which nobody knows.
+        let nothing_inside = self.taken == self.absolute.count() && self.excluded == 0;
+        if let Some(example) = self.elsewhere
+            && nothing_inside
+            && cut.is_none()
+            && findings.count() == 0
+        {
+            return Err(TarError::NothingInside { example });
+        }
+        findings.extend(self.absolute);
         ledger.finish(|told| {
             match told {
-                Told::Alias { path, target } => return into.alias(&path, &target),
-                Told::Implied(path) => return into.push(&implied(path)),
+                Told::Alias { path, target, moment } => return into.alias_at(moment, &path, &target),
+                Told::Implied(path) => return into.push(&found::implied(path)),
                 Told::Odd { path, what } => findings.hostile(path, what),
                 Told::Repeated(_) => repeated += 1,
             }
             Ok(())
         })?;
         if let Some(path) = traces.half_a_list() {
-            findings.damaged(path, "an access control list in one form, where others are in two".to_owned());
+            let what = "an access control list in one form, where others are in two";
+            findings.damaged(damage(path, what.to_owned()));
         }
         let mut remarks = members.remarks;
         remarks.extend(traces.remarks());
@@ -364,63 +460,10 @@ impl<R: BufRead> Archive<'_, R> {
                 remarks.push(format!("{count} {what}"));
             }
         }
-        Ok(Gathered { carries: traces.carries(), findings: findings.kept, remarks, restored: false })
+        let findings = findings.kept;
+        let gathered = Gathered { carries: traces.carries(), findings, remarks, restored: false };
+        Ok(Whole { gathered, cut })
     }
-}
-
-#[derive(Default)]
-struct Findings {
-    kept: Vec<Difference>,
-    dropped: u64,
-}
-
-impl Findings {
-    fn hostile(&mut self, path: Vec<u8>, what: String) {
-        self.add(Class::Hostile, path, "an honest archive", what);
-    }
-
-    fn damaged(&mut self, path: Vec<u8>, what: String) {
-        self.add(Class::Broken, path, "a whole archive", what);
-    }
-
-    fn unknown(&mut self, path: Vec<u8>, what: String) {
-        self.add(Class::NotChecked, path, "content", what);
-    }
-
-    fn add(&mut self, class: Class, path: Vec<u8>, expected: &str, found: String) {
-        if self.kept.len() >= MOST_FINDINGS {
-            self.dropped += 1;
-            return;
-        }
-        self.kept.push(Difference { class, path, expected: expected.to_owned(), found });
-    }
-
-    /// Whether all that is known is that no header was found.
-    fn nothing_of_an_archive(&self) -> bool {
-        self.kept.iter().all(|finding| finding.path.is_empty())
-    }
-}
-
-/// A directory of which the archive says nothing but what lies in it.
-fn implied(path: Vec<u8>) -> Found {
-    let metadata = Facts::MODE
-        .with(Facts::OWNER)
-        .with(Facts::MTIME)
-        .with(Facts::MTIME_NANOS)
-        .with(Facts::XATTRS)
-        .with(Facts::ACL);
-    let entry = Entry::new(path, Kind::Directory { edge: Edge::Inside });
-    Found { entry, carries: found::TAR.without(metadata) }
-}
-
-fn bad_target(target: &[u8], longest: usize) -> Option<String> {
-    if target.is_empty() {
-        return Some("a symlink to nothing".to_owned());
-    }
-    if target.contains(&0) {
-        return Some("a symlink with a NUL in its target".to_owned());
-    }
-    (target.len() > longest).then(|| format!("a symlink with a target of {} bytes", target.len()))
 }
 
 /// A file being hashed, with word of it now and then.
