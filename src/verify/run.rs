@@ -92,6 +92,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         options.workers = request.workers.unwrap_or(options.workers);
         options.accept_lost = request.accept_lost;
         options.hashing = request.hashing.clone();
+        options.sorting = Some(private.path().to_owned());
         return Ok(backup::verify_restored(path, &expected, to, &options, told)?);
     }
     if let Some(budget) = &request.budget {
