@@ -65,6 +65,11 @@ impl Private {
         self.directory.as_deref().unwrap_or(Path::new("/nonexistent")).join("tree")
     }
 
+    /// The directory around it, for what only this verification needs.
+    pub(super) fn around(&self) -> PathBuf {
+        self.directory.clone().unwrap_or_else(|| "/nonexistent".into())
+    }
+
     /// Removes it with all that was restored.
     pub(super) fn remove(mut self) -> io::Result<()> {
         self.directory.take().map_or(Ok(()), |directory| remove_tree(&directory))
@@ -171,7 +176,7 @@ pub(super) fn directories(entries: &[Entry]) -> Vec<Vec<u8>> {
 }
 
 /// Makes all directories, open to us for now.
-pub(super) fn make_directories(directories: &[Vec<u8>], to: PathBuf) -> io::Result<()> {
+pub(super) fn make_directories(directories: &[Vec<u8>], to: &Path) -> io::Result<()> {
     for directory in directories.iter().filter(|directory| !directory.is_empty()) {
         std::fs::create_dir(to.join(OsStr::from_bytes(directory)))?;
     }

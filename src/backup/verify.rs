@@ -6,10 +6,12 @@
 //! and times last, when nobody writes into them any more.
 //!
 //! What is read comes from the disk as far as the kernel lets us: the copy and the restored tree are synced and dropped from
-//! the cache before they are read.
+//! the cache before they are read. Only the listing that is shared out is held in memory, some hundred bytes for each entry and
+//! no contents; the reading is bounded.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use super::restore::{self, Share};
 use super::rsync::{self, Ended, RsyncError};
@@ -17,8 +19,9 @@ use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, Header};
 use crate::manifest::judge::judge;
-use crate::manifest::scan::{ScanError, survey};
-use crate::manifest::{Facts, Found, Hashing, Manifest, Progress, Report, ScanOptions, open_file_with, scan};
+use crate::manifest::scan::{ScanError, gather, survey};
+use crate::manifest::verdict::{Meaning, Restore};
+use crate::manifest::{Facts, Hashing, Progress, Report, ScanOptions, open_file_with};
 use crate::system::durable::{self, DurableError};
 
 /// How a copy is verified.
@@ -32,6 +35,8 @@ pub struct VerifyOptions {
     pub accept_lost: Facts,
     /// How the manifest's hashes were made.
     pub hashing: Hashing,
+    /// Where what is read is sorted, when it is too much for the memory; `None` does it beside the restored tree.
+    pub sorting: Option<PathBuf>,
 }
 
 impl Default for VerifyOptions {
@@ -43,6 +48,7 @@ impl Default for VerifyOptions {
             kept: crate::manifest::verdict::DEFAULT_KEPT,
             accept_lost: Facts::NONE,
             hashing: Hashing::plain(),
+            sorting: None,
         }
     }
 }
@@ -146,23 +152,28 @@ pub fn verify_restored(
     let private = restore::Private::create(scratch)
         .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })?;
     check_room(scratch, needed)?;
-    let directories = restore::directories(&walked.entries);
-    let passes = rsync::directory_passes(&walked.entries, false);
+    let work = Work {
+        directories: restore::directories(&walked.entries),
+        passes: rsync::directory_passes(&walked.entries, false),
+        shares,
+        needed,
+    };
     drop(walked);
-    restore::make_directories(&directories, private.path())
-        .map_err(|source| restore::full_or(source, scratch))?;
-    let mut words = restore_shares(&copy, &private.path(), &shares, needed, progress)?;
-    for _ in 0..passes {
-        words.extend(complaint(restore::restore_directories(&copy, &private.path(), &directories)?));
-    }
+    let began = Instant::now();
+    let words = restore_all(&copy, &private.path(), &work, progress)?;
+    let seconds = began.elapsed().as_secs_f64();
+    drop(work);
     durable::sync_filesystem(&private.path())?;
-    let found = read(&private.path(), &scan_options, progress)?;
+    let sorting = options.sorting.clone().unwrap_or_else(|| private.around());
+    let found =
+        gather(&private.path(), &scan_options, &sorting, &|state| progress(VerifyProgress::Reading(state)))
+            .map_err(|source| VerifyError::Read { tree: private.path(), source })?;
     let mut report = Report::keeping(options.kept);
+    report.restore = Some(Restore { seconds, bytes: found.bytes });
     // rsync does not restore the flags of chattr.
     let carries = Facts::restored_by(rustix::process::geteuid().is_root()).without(Facts::FLAGS);
-    let rules = Rules { accept_lost: options.accept_lost, carries, ..Rules::default() };
-    let entries = found.entries.into_iter().map(|entry| Ok(Found::whole(entry)));
-    judge(manifest, &options.hashing, entries, &rules, &mut report)
+    let rules = Rules { accept_lost: options.accept_lost, carries, scratch: sorting, ..Rules::default() };
+    judge(manifest, &options.hashing, found.sorted, &rules, &mut report)
         .map_err(|source| VerifyError::Manifest { path: manifest.to_owned(), source })?;
     report.levels.stored = true;
     report.levels.restored = words.is_empty();
@@ -174,11 +185,37 @@ pub fn verify_restored(
 
 /// What rsync complained about must show as a difference; otherwise something was lost that is not compared.
 fn explain(words: Vec<String>, mut report: Report) -> Result<Report, VerifyError> {
-    if report.total() == 0 && !words.is_empty() {
+    // A remark, or a flag that no rsync restores, explains nothing.
+    let explained =
+        report.counts().any(|(class, _)| matches!(class.meaning(), Meaning::Damage | Meaning::Unknown));
+    if !explained && !words.is_empty() {
         return Err(VerifyError::Complaint { words: words.join("; ") });
     }
     report.remarks.extend(words.into_iter().map(|words| format!("rsync: {words}")));
     Ok(report)
+}
+
+/// What there is to restore.
+struct Work {
+    shares: Vec<Share>,
+    directories: Vec<Vec<u8>>,
+    passes: usize,
+    needed: u64,
+}
+
+/// The whole restore, as it would be in earnest; returns what rsync complained about.
+fn restore_all(
+    copy: &Path,
+    to: &Path,
+    work: &Work,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Vec<String>, VerifyError> {
+    restore::make_directories(&work.directories, to).map_err(|source| restore::full_or(source, to))?;
+    let mut words = restore_shares(copy, to, &work.shares, work.needed, progress)?;
+    for _ in 0..work.passes {
+        words.extend(complaint(restore::restore_directories(copy, to, &work.directories)?));
+    }
+    Ok(words)
 }
 
 fn restore_shares(
@@ -231,15 +268,6 @@ fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
     Ok(())
 }
 
-fn read(
-    tree: &Path,
-    options: &ScanOptions,
-    progress: &(dyn Fn(VerifyProgress) + Sync),
-) -> Result<Manifest, VerifyError> {
-    scan(tree, options, &|state| progress(VerifyProgress::Reading(state)))
-        .map_err(|source| VerifyError::Read { tree: tree.to_owned(), source })
-}
-
 fn header(path: &Path, hashing: &Hashing) -> Result<Header, VerifyError> {
     let reader = open_file_with(path, hashing);
     reader
@@ -263,6 +291,7 @@ mod tests {
     use super::super::{BackupOptions, Place, back_up};
     use super::*;
     use crate::manifest::acl::Acl;
+    use crate::manifest::verdict::Difference;
     use crate::manifest::{Class, Verdict};
     use crate::sources::Source;
     use crate::verify::{Against, Request, verify};
@@ -351,12 +380,27 @@ mod tests {
     }
 
     #[test]
+    fn a_remark_does_not_explain_a_complaint() {
+        for class in Class::ALL {
+            let mut report = Report::default();
+            let (expected, found) = ("a".to_owned(), "b".to_owned());
+            report.add(Difference { class, path: b"p".to_vec(), expected, found });
+            let explains = matches!(class.meaning(), Meaning::Damage | Meaning::Unknown);
+            assert_eq!(explain(vec!["code 23".to_owned()], report.clone()).is_ok(), explains, "{class}");
+            assert!(explain(Vec::new(), report).is_ok());
+        }
+    }
+
+    #[test]
     fn a_restored_backup_is_the_same() {
         let Some(lab) = Lab::new() else { return };
         let report = lab.verify().unwrap();
         assert_eq!(report.differences(), []);
         assert!(report.is_same());
         assert!(report.levels.restored);
+        let restore = report.restore.unwrap();
+        assert!(restore.seconds > 0.0);
+        assert_eq!(restore.bytes, report.bytes);
         assert_eq!(Some(report.entries), report.manifest.map(|summary| summary.entries));
     }
 

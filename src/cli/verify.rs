@@ -240,6 +240,10 @@ pub fn exit_of(report: &Report) -> Exit {
 
 /// The failure for a person, with what to do about it.
 pub(super) fn explain(request: &Request, error: VerifyError) -> Failure {
+    if let VerifyError::Inside { option, .. } = &error {
+        let hint = format!("name another directory with {option}, outside of what is read");
+        return Failure::usage(error.to_string()).hint(hint);
+    }
     let hint = match &error {
         VerifyError::Restore(
             crate::backup::VerifyError::TooSmall { .. }

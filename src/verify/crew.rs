@@ -19,7 +19,7 @@ use crate::manifest::coverage::{Amount, Ended};
 use crate::manifest::entry::path_order;
 use crate::manifest::scan::{ScanError, is_shortage};
 use crate::manifest::sorter::{SortError, Sorter};
-use crate::manifest::verdict::{Class, Difference};
+use crate::manifest::verdict::{Class, Difference, Meaning};
 use crate::manifest::{Entry, Hashing, Kind, Progress, Report, Status, single};
 use crate::system::show;
 
@@ -294,24 +294,23 @@ impl Batch {
     }
 }
 
-/// Which files the comparison of the metadata has already named.
+/// Which files the comparison of the metadata has already found to be damaged, or not known.
 #[derive(Debug)]
 pub(super) struct Told {
     paths: HashSet<Vec<u8>>,
-    /// More was found than is kept: a file that is not among them may have been named all the same.
-    more: bool,
 }
 
 impl Told {
+    /// What was found but not kept is not among them: such a file is rather named twice than not at all.
     pub(super) fn of(report: &Report) -> Self {
-        let paths: HashSet<Vec<u8>> = report.differences().iter().map(|found| found.path.clone()).collect();
-        Self { paths, more: report.total() > report.differences().len() as u64 }
+        let tells = |class: Class| matches!(class.meaning(), Meaning::Damage | Meaning::Unknown);
+        let found = report.differences().iter().filter(|found| tells(found.class));
+        Self { paths: found.map(|found| found.path.clone()).collect() }
     }
 
     /// A finding about a file that has changed since its metadata were looked at; nothing when it is one that was named.
     fn unless_told(&self, expected: &Entry, found: &str) -> Option<Difference> {
-        let told = self.more || self.paths.contains(&expected.path);
-        (!told).then(|| not_checked(expected, found.to_owned()))
+        (!self.paths.contains(&expected.path)).then(|| not_checked(expected, found.to_owned()))
     }
 }
 
@@ -319,4 +318,29 @@ fn not_checked(expected: &Entry, found: String) -> Difference {
     let class = if expected.status == Status::Unstable { Class::UnstableSource } else { Class::NotChecked };
     let expected_text = format!("a file of {} bytes", expected.bytes());
     Difference { class, path: expected.path.clone(), expected: expected_text, found: show::line(&found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kept: usize, findings: &[(Class, &[u8])]) -> Told {
+        let mut report = Report::keeping(kept);
+        for (class, path) in findings {
+            let (expected, found) = (String::new(), String::new());
+            report.add(Difference { class: *class, path: path.to_vec(), expected, found });
+        }
+        Told::of(&report)
+    }
+
+    #[test]
+    fn only_what_was_named_as_damaged_or_unknown_is_not_named_again() {
+        let file = Entry::new(*b"f", Kind::Fifo);
+        for class in Class::ALL {
+            let silent = told(10, &[(class, b"f")]).unless_told(&file, "gone").is_none();
+            assert_eq!(silent, matches!(class.meaning(), Meaning::Damage | Meaning::Unknown), "{class}");
+        }
+        let more = told(1, &[(Class::Extra, b"a"), (Class::Extra, b"b")]);
+        assert_eq!(more.unless_told(&file, "gone").unwrap().class, Class::NotChecked);
+    }
 }

@@ -11,6 +11,7 @@
 //! | [`ledger`] | what was proven when, on disk |
 //! | [`book`] | the manifest and the ledger side by side |
 
+mod apart;
 mod beneath;
 pub mod book;
 pub mod budget;

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::apart::keep_apart;
 use super::budget::{Budget, BudgetError, CHECKPOINT, Clock, Task, verify_within};
 use super::gather::gather;
 use super::request::{Against, Request};
@@ -43,6 +44,16 @@ pub enum VerifyError {
         /// Why.
         source: ScanError,
     },
+    /// What is written would lie in what is read.
+    #[error("{option} {} lies in {}, which is to be read: it would find what it writes itself", .directory.display(), .tree.display())]
+    Inside {
+        /// What named the directory.
+        option: &'static str,
+        /// The directory.
+        directory: PathBuf,
+        /// The tree.
+        tree: PathBuf,
+    },
     /// The directory for temporary files could not be used.
     #[error("failed to use the directory {} for temporary files", .scratch.display())]
     Scratch {
@@ -79,6 +90,7 @@ pub type Told<'p> = &'p (dyn Fn(VerifyProgress) + Sync);
 /// # Errors
 /// When it could not be found out; never because of what the copy holds.
 pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> {
+    keep_apart(request)?;
     let private = private_directory(&request.scratch)?;
     let expected = expected(request, private.path(), told)?;
     let trouble = |source| VerifyError::Manifest { path: expected.clone(), source };
@@ -92,6 +104,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         options.workers = request.workers.unwrap_or(options.workers);
         options.accept_lost = request.accept_lost;
         options.hashing = request.hashing.clone();
+        options.sorting = Some(private.path().to_owned());
         return Ok(backup::verify_restored(path, &expected, to, &options, told)?);
     }
     if let Some(budget) = &request.budget {
