@@ -238,6 +238,19 @@ fn what_cannot_be_found_out_is_exit_1() {
 }
 
 #[test]
+fn what_is_written_inside_what_is_read_is_refused() {
+    let lab = Lab::new();
+    let (copy, manifest, sub) = (lab.copy(), lab.manifest(), lab.copy().join("sub"));
+    for option in ["--scratch", "--restore-to"] {
+        let refused = run(&[&"verify", &copy, &"--manifest", &manifest, &option, &sub]);
+        assert_eq!((refused.code, refused.out.as_str()), (2, ""));
+        let hint = format!("name another directory with {option}");
+        assert!(refused.err.contains(&hint), "{}", refused.err);
+    }
+    assert_eq!(lab.verify().code, 0);
+}
+
+#[test]
 fn an_empty_copy_is_not_the_same() {
     let lab = Lab::new();
     fs::remove_dir_all(lab.copy()).unwrap();

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 
@@ -12,49 +11,32 @@ use super::rsync::{self, Ended, RsyncError};
 use super::verify::VerifyError;
 use crate::manifest::entry::{Entry, Kind};
 use crate::manifest::node::Stamp;
+use crate::system::fresh::{self, FreshDirectory};
 
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;
 
-/// What the names of our directories in a scratch directory begin with.
-const PREFIX: &str = "safe-upgrade-restore-";
-
-/// Removes what verifications that were killed have left in a scratch directory; says how many there were.
-///
-/// The caller makes sure that no verification is running there.
+/// Removes what verifications that were killed have left in a scratch directory; says how many there were. Those that are
+/// running are left alone.
 ///
 /// # Errors
 /// When the scratch directory cannot be listed or a leftover not be removed. A scratch that is not there is fine.
 pub fn remove_leftovers(scratch: &Path) -> io::Result<usize> {
-    let listing = match std::fs::read_dir(scratch) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        listing => listing?,
-    };
-    let mut removed = 0;
-    for item in listing {
-        let item = item?;
-        if item.file_name().as_bytes().starts_with(PREFIX.as_bytes()) && item.file_type()?.is_dir() {
-            remove_tree(&item.path())?;
-            removed += 1;
-        }
-    }
-    Ok(removed)
+    let removed: io::Result<Vec<()>> =
+        fresh::remove_dead(scratch)?.into_iter().map(|(_, removed)| removed).collect();
+    Ok(removed?.len())
 }
 
 /// A fresh directory that only we can enter; removed when dropped.
 #[derive(Debug)]
 pub(super) struct Private {
-    directory: Option<PathBuf>,
+    directory: FreshDirectory,
 }
 
 impl Private {
     pub(super) fn create(scratch: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(scratch)?;
-        let directory = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir_in(std::fs::canonicalize(scratch)?)?;
-        let private = Self { directory: Some(directory.keep()) };
+        let private = Self { directory: FreshDirectory::create(scratch, fresh::RESTORED)? };
         // The restored tree takes its own mode, which may be open to all; the directory around it stays closed.
         std::fs::create_dir(private.path())?;
         Ok(private)
@@ -62,42 +44,18 @@ impl Private {
 
     /// Where the tree is restored to.
     pub(super) fn path(&self) -> PathBuf {
-        self.directory.as_deref().unwrap_or(Path::new("/nonexistent")).join("tree")
+        self.directory.path().join("tree")
     }
 
     /// The directory around it, for what only this verification needs.
     pub(super) fn around(&self) -> PathBuf {
-        self.directory.clone().unwrap_or_else(|| "/nonexistent".into())
+        self.directory.path().to_owned()
     }
 
     /// Removes it with all that was restored.
     pub(super) fn remove(mut self) -> io::Result<()> {
-        self.directory.take().map_or(Ok(()), |directory| remove_tree(&directory))
+        self.directory.remove()
     }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        if let Some(directory) = self.directory.take() {
-            // On the way out with an error already; the name in the scratch directory says what it is.
-            drop(remove_tree(&directory));
-        }
-    }
-}
-
-/// Removes a tree; only root can remove what is in a read-only directory, so others make it writable first.
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    if std::fs::remove_dir_all(directory).is_ok() {
-        return Ok(());
-    }
-    for item in walkdir::WalkDir::new(directory).follow_links(false) {
-        // What cannot be listed is told by the removal.
-        let Ok(item) = item else { continue };
-        if item.file_type().is_dir() {
-            drop(std::fs::set_permissions(item.path(), std::fs::Permissions::from_mode(0o700)));
-        }
-    }
-    std::fs::remove_dir_all(directory)
 }
 
 /// The part of one worker.
@@ -235,12 +193,14 @@ mod tests {
     fn leftovers_of_a_killed_verification_are_removed_and_nothing_else() {
         let scratch = tempfile::tempdir().unwrap();
         let private = Private::create(scratch.path()).unwrap();
-        std::fs::write(private.path().join("f"), "x").unwrap();
-        std::mem::forget(private);
+        let left = scratch.path().join(format!("{}left", fresh::RESTORED));
+        std::fs::create_dir(&left).unwrap();
+        std::fs::set_permissions(&left, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::write(left.join("f"), "x").unwrap();
         std::fs::create_dir(scratch.path().join("ours")).unwrap();
         assert_eq!(remove_leftovers(scratch.path()).unwrap(), 1);
         assert_eq!(remove_leftovers(scratch.path()).unwrap(), 0);
-        assert!(scratch.path().join("ours").exists());
+        assert!(scratch.path().join("ours").exists() && private.path().exists());
         assert_eq!(remove_leftovers(Path::new("/no/such/scratch")).unwrap(), 0);
     }
 

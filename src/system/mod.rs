@@ -3,6 +3,7 @@
 pub mod disks;
 pub mod durable;
 pub mod exec;
+pub mod fresh;
 pub mod identity;
 pub mod lock;
 pub mod mounts;

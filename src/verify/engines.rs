@@ -42,7 +42,7 @@ pub(super) fn restic(
         restic.confined.environment.clear();
     }
     match &request.restore_to {
-        Some(below) => brought(&restic.restore(below)?, reading),
+        Some(below) => brought(restic.restore(below)?, reading),
         None => streamed(reading, |into| restic.read(reading, into)),
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn borg(
     }
     borg.path = Some(request.engine.inside.clone().unwrap_or_else(|| tree.to_owned()));
     match &request.restore_to {
-        Some(below) => brought(&borg.restore(below)?, reading),
+        Some(below) => brought(borg.restore(below)?, reading),
         None => streamed(reading, |into| borg.read(reading, into)),
     }
 }
@@ -84,9 +84,12 @@ fn streamed(
     Ok((into.finish()?, gathered, None))
 }
 
-fn brought(restored: &Restored, reading: &Reading<'_>) -> Result<Brought, SourceError> {
-    let (sorted, gathered) = read_restored(restored, reading)?;
+fn brought(restored: Restored, reading: &Reading<'_>) -> Result<Brought, SourceError> {
+    let (sorted, mut gathered) = read_restored(&restored, reading)?;
     let restore = Restore { seconds: restored.seconds, bytes: restored.bytes };
+    if let Err(error) = restored.remove() {
+        gathered.remarks.push(format!("the restored tree could not be removed: {error}"));
+    }
     Ok((sorted, gathered, Some(restore)))
 }
 

@@ -1,8 +1,8 @@
 //! The way to an answer: what should be, what is, and the difference.
 
 use std::ffi::OsStr;
+use std::iter;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::apart::keep_apart;
@@ -20,6 +20,8 @@ use crate::manifest::scan::{ScanError, describe};
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Content, Entry, Facts, Report, ScanOptions};
 use crate::sources::{Gathered, Limits, Reading, Source, SourceError};
+use crate::system::fresh::{self, FreshDirectory};
+use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
 
 /// It could not be found out whether the copy is good.
@@ -91,8 +93,34 @@ pub type Told<'p> = &'p (dyn Fn(VerifyProgress) + Sync);
 /// When it could not be found out; never because of what the copy holds.
 pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> {
     keep_apart(request)?;
-    let private = private_directory(&request.scratch)?;
-    let expected = expected(request, private.path(), told)?;
+    let mut remarks = remove_dead(request);
+    let mut private = FreshDirectory::create(&request.scratch, fresh::TEMPORARY)
+        .map_err(|source| VerifyError::Scratch { scratch: request.scratch.clone(), source })?;
+    let mut report = answer(request, private.path(), told)?;
+    if let Err(error) = private.remove() {
+        let at = show::path(private.path());
+        remarks.push(format!("the temporary files in {at} could not be removed: {error}"));
+    }
+    report.remarks.extend(remarks);
+    Ok(report)
+}
+
+/// Removes what verifications have left that were killed; whatever stays is worth a remark and no more.
+fn remove_dead(request: &Request) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for directory in iter::once(&request.scratch).chain(&request.restore_to) {
+        let dead =
+            fresh::remove_dead(directory).unwrap_or_else(|error| vec![(directory.clone(), Err(error))]);
+        remarks.extend(dead.into_iter().map(|(path, removed)| match removed {
+            Ok(()) => format!("removed what a verification left that was killed: {}", show::path(&path)),
+            Err(error) => format!("leftovers could not be removed: {}: {error}", show::path(&path)),
+        }));
+    }
+    remarks
+}
+
+fn answer(request: &Request, private: &Path, told: Told<'_>) -> Result<Report, VerifyError> {
+    let expected = expected(request, private, told)?;
     let trouble = |source| VerifyError::Manifest { path: expected.clone(), source };
     let indexed = Indexed::open(&expected, &request.hashing).map_err(trouble)?;
     let (header, summary) = (indexed.header().clone(), indexed.summary());
@@ -104,11 +132,11 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         options.workers = request.workers.unwrap_or(options.workers);
         options.accept_lost = request.accept_lost;
         options.hashing = request.hashing.clone();
-        options.sorting = Some(private.path().to_owned());
+        options.sorting = Some(private.to_owned());
         return Ok(backup::verify_restored(path, &expected, to, &options, told)?);
     }
     if let Some(budget) = &request.budget {
-        return within(request, budget, &expected, private.path(), told);
+        return within(request, budget, &expected, private, told);
     }
     if request.restore_to.is_some() && !matches!(request.copy, Source::Restic(_) | Source::Borg(_)) {
         return Err(VerifyError::NoRestore(request.copy.to_string()));
@@ -116,7 +144,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     let excludes = Excludes::parse(&header.excludes)?;
     let reading = Reading {
         hashing: request.hashing.clone(),
-        scratch: private.path(),
+        scratch: private,
         excludes: &excludes,
         limits: Limits::around(&summary),
         progress: &|state| told(VerifyProgress::Reading(state)),
@@ -133,7 +161,7 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
         accept_lost: request.accept_lost,
         carries: gathered.carries,
         metadata_only: false,
-        scratch: private.path().to_owned(),
+        scratch: private.to_owned(),
         second_look: second.is_possible().then_some(&look),
     };
     let mut report = Report::keeping(request.kept);
@@ -236,11 +264,48 @@ fn add(gathered: Gathered, report: &mut Report) {
     }
 }
 
-/// Removed when it is dropped.
-fn private_directory(scratch: &Path) -> Result<tempfile::TempDir, VerifyError> {
-    tempfile::Builder::new()
-        .prefix(".safe-upgrade-verify-")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir_in(scratch)
-        .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{scan, write_file};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// As after a crash: there, ours, and locked by nobody.
+    fn left(below: &Path, prefix: &str) {
+        let path = below.join(format!("{prefix}left"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("f"), b"f").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_verification_left_is_removed_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["copy", "scratch", "to"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("copy/f"), b"f").unwrap();
+        write_file(&scan(&at("copy"), &ScanOptions::default(), &|_| {}).unwrap(), &at("manifest")).unwrap();
+        left(&at("scratch"), fresh::TEMPORARY);
+        left(&at("to"), fresh::RESTORED);
+        let living = FreshDirectory::create(&at("to"), fresh::RESTORED).unwrap();
+        let against = Against::Manifest(at("manifest"));
+        let budget = Some(Budget::default());
+        let (scratch, restore_to) = (at("scratch"), Some(at("to")));
+        let copy = Source::Path(at("copy"));
+        let mut request = Request { scratch, restore_to, budget, ..Request::new(copy, against) };
+        if crate::system::exec::find_tool("rsync").is_err() {
+            println!("skipped: rsync is not installed, so it is not restored");
+            request.restore_to = None;
+            std::fs::remove_dir_all(at("to/safe-upgrade-restore-left")).unwrap();
+        }
+        let report = verify(&request, &|_| {}).unwrap();
+        assert!(report.is_same(), "{report:?}");
+        let told = report.remarks.iter().filter(|remark| remark.contains("that was killed")).count();
+        assert_eq!(told, 1 + usize::from(request.restore_to.is_some()));
+        assert_eq!(std::fs::read_dir(at("scratch")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(at("to")).unwrap().count(), 1);
+        assert!(living.path().is_dir());
+    }
 }

@@ -1,11 +1,9 @@
 //! Where an engine really restores to, and reading back what it wrote.
 
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{IFlags, OFlags, ioctl_getflags, ioctl_setflags};
 use walkdir::WalkDir;
 
 use super::EngineError;
@@ -15,10 +13,8 @@ use crate::manifest::verdict::Difference;
 use crate::manifest::{Class, Facts, ScanOptions};
 use crate::sources::{Gathered, Reading};
 use crate::system::durable;
+use crate::system::fresh::{self, FreshDirectory};
 use crate::system::sandbox::Barriers;
-
-/// What the names of directories begin with that things are restored to; `backup::remove_leftovers` knows it.
-const PREFIX: &str = "safe-upgrade-restore-";
 
 /// A fresh directory that only we can enter, with the place inside it that an engine writes to. Removed when dropped.
 ///
@@ -26,69 +22,20 @@ const PREFIX: &str = "safe-upgrade-restore-";
 /// can be reached by anybody else.
 #[derive(Debug)]
 pub(in crate::sources) struct Target {
-    directory: Option<PathBuf>,
+    directory: FreshDirectory,
 }
 
 impl Target {
     pub(in crate::sources) fn create(below: &Path) -> Result<Self, EngineError> {
         let failed = |source| EngineError::Directory { path: below.to_owned(), source };
-        let directory = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(below.canonicalize().map_err(failed)?)
-            .map_err(failed)?;
-        let target = Self { directory: Some(directory.keep()) };
+        let target = Self { directory: FreshDirectory::create(below, fresh::RESTORED).map_err(failed)? };
         fs::create_dir(target.path()).map_err(failed)?;
         Ok(target)
     }
 
     /// Where the engine writes.
     pub(in crate::sources) fn path(&self) -> PathBuf {
-        self.directory.as_deref().unwrap_or(Path::new("/nonexistent")).join("tree")
-    }
-
-    fn remove(&mut self) -> io::Result<()> {
-        self.directory.take().map_or(Ok(()), |directory| remove_tree(&directory))
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        // On the way out with an error already; the name of the directory says what it is.
-        drop(self.remove());
-    }
-}
-
-/// Removes a tree, also what was restored immutable, or where its owner may not write.
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    if fs::remove_dir_all(directory).is_ok() {
-        return Ok(());
-    }
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(path) = waiting.pop() {
-        let Ok(found) = fs::symlink_metadata(&path) else { continue };
-        if found.is_dir() || found.is_file() {
-            let_go(&path);
-        }
-        if found.is_dir() {
-            // What stays in the way is told by the removing.
-            let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
-            waiting.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        }
-    }
-    fs::remove_dir_all(directory)
-}
-
-/// Takes the flags away that keep an entry where it is.
-fn let_go(path: &Path) {
-    let stubborn = IFlags::IMMUTABLE | IFlags::APPEND;
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    // What cannot be opened or has no flags is told by the removing.
-    let Ok(file) = File::options().read(true).custom_flags(flags).open(path) else { return };
-    if let Ok(set) = ioctl_getflags(&file)
-        && set.intersects(stubborn)
-    {
-        let _ = ioctl_setflags(&file, set - stubborn);
+        self.directory.path().join("tree")
     }
 }
 
@@ -116,7 +63,7 @@ impl Restored {
     /// # Errors
     /// When something of it stays.
     pub fn remove(mut self) -> io::Result<()> {
-        self.target.remove()
+        self.target.directory.remove()
     }
 }
 
@@ -173,6 +120,8 @@ mod tests {
     use crate::manifest::Hashing;
     use crate::manifest::exclude::Excludes;
     use crate::sources::Limits;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_restore_that_ended_badly_is_not_proven() {
