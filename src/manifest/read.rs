@@ -64,7 +64,7 @@ pub fn read_file(path: &Path) -> Result<Manifest, FormatError> {
     open_file(path)?.into_manifest()
 }
 
-/// As [`read_file`], with the hashing that the manifest was made with.
+/// As [`read_file`], with the hashing that it was made with.
 ///
 /// # Errors
 /// As [`read_file`].
@@ -104,15 +104,15 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// The digest of the frame that was read last.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        self.source.digest
-    }
-
     /// Where, when and how it was taken.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The digest of the frame that was read last.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        self.source.digest
     }
 
     /// Counts and id; `None` until the last entry was read and the end was found whole.
@@ -372,11 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn truncation_at_every_byte_is_found() {
+    fn truncation_at_every_byte_and_anything_after_the_end_are_found() {
         let bytes = sample().encode().unwrap();
         for length in 0..bytes.len() {
             assert!(decode(&bytes[..length]).is_err(), "cut at {length}");
         }
+        assert!(matches!(decode(&[&bytes[..], b"x"].concat()), Err(FormatError::Malformed { .. })));
     }
 
     #[test]
@@ -389,13 +390,6 @@ mod tests {
                 assert!(decode(&damaged).is_err(), "byte {at} bit {bit}");
             }
         }
-    }
-
-    #[test]
-    fn anything_after_the_end_is_refused() {
-        let mut bytes = sample().encode().unwrap();
-        bytes.push(0);
-        assert!(matches!(decode(&bytes), Err(FormatError::Malformed { .. })));
     }
 
     #[test]
