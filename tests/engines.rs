@@ -455,3 +455,34 @@ fn what_cannot_be_found_out_is_an_error_that_says_why() {
     let wrong = ask_borg(&Borg { path: Some("srv".into()), ..borg.clone() });
     assert!(matches!(wrong, EngineError::NoPath { .. }), "{wrong:?}");
 }
+
+#[test]
+fn the_latest_is_the_latest_that_holds_the_tree() {
+    if !has(&["restic", "borg", "setfacl"]) {
+        return;
+    }
+    let ground = Ground::new();
+    let restic = Restic { path: Some(ground.tree()), ..ground.restic_init() };
+    ground.restic_run(&["backup", "-q", "--host", "elsewhere", ground.at("password").to_str().unwrap()]);
+    ground.borg_run(&["init", "-e", "repokey", "borg"]);
+    ground.borg_run(&["create", "borg::one", "tree"]);
+    ground.borg_run(&["create", "borg::two", "password"]);
+    let named = ground.at("borg").into_os_string();
+    let borg = Borg { path: Some("tree".into()), ..Borg::named(&named, confined(PASSWORD)) };
+    let manifest = ground.manifest();
+    let (_, by_restic) =
+        ground.judge(&manifest, |reading| collected(reading, |into| restic.read(reading, into))).unwrap();
+    assert!(!by_restic.remarks.concat().contains("elsewhere"), "{:?}", by_restic.remarks);
+    let (report, by_borg) =
+        ground.judge(&manifest, |reading| collected(reading, |into| borg.read(reading, into))).unwrap();
+    assert!(report.is_same(), "{:?}", report.differences());
+    let below = ground.at("restored");
+    fs::create_dir(&below).unwrap();
+    let restored = borg.restore(&below).unwrap();
+    for remarks in [&by_borg.remarks, &restored.remarks] {
+        assert!(remarks.iter().any(|line| line == "archive one"), "{remarks:?}");
+        assert!(remarks.iter().any(|line| line.starts_with("1 newer archives")), "{remarks:?}");
+    }
+    restored.remove().unwrap();
+    assert_eq!(fs::read_dir(&below).unwrap().count(), 0);
+}

@@ -33,12 +33,18 @@ pub(super) const KEEPS: Facts = Facts::ALL.without(Facts::SOCKETS).without(Facts
 /// How many damaged files are stepped over: each makes borg give up, so that everything is read once more.
 const MOST_STEPS: usize = 8;
 
+/// How many archives are looked into for the tree, from the newest on: each takes a moment.
+const MOST_TRIED: &str = "20";
+
+/// What borg says when an archive holds nothing of what is to be restored.
+const NOTHING_MATCHED: &str = "never matched";
+
 /// An archive in a borg repository.
 #[derive(Debug, Clone)]
 pub struct Borg {
     /// As borg names it: a path, or `ssh://...`.
     pub repository: OsString,
-    /// Its name; by default the latest.
+    /// Its name; by default the latest that holds the tree.
     pub archive: Option<OsString>,
     /// The tree within the archive; by default all of it.
     pub path: Option<PathBuf>,
@@ -70,15 +76,27 @@ impl Borg {
     /// # Errors
     /// When it could not be found out what the archive holds; never because of what it holds.
     pub fn read(&self, reading: &Reading<'_>, into: &mut Collector) -> Result<Gathered, EngineError> {
-        let archive = self.find_archive(reading.scratch)?;
+        self.newest(
+            reading.scratch,
+            |archive| self.read_archive(archive, reading, into),
+            |gathered| &mut gathered.remarks,
+        )
+    }
+
+    fn read_archive(
+        &self,
+        archive: &OsStr,
+        reading: &Reading<'_>,
+        into: &mut Collector,
+    ) -> Result<Gathered, EngineError> {
         let tree = self.tree();
         let mut findings = Findings::default();
         let mut stream = Collector::new(reading.scratch);
         let mut gathered = Gathered { carries: KEEPS, ..Gathered::plain() };
         gathered.remarks.push(format!("archive {}", show::bytes(archive.as_bytes())));
         let (listed, last) = engine::both(
-            || self.list(&archive, &tree, reading, &mut findings),
-            || self.stream(&archive, &tree, reading, &mut stream, &mut gathered),
+            || self.list(archive, &tree, reading, &mut findings),
+            || self.stream(archive, &tree, reading, &mut stream, &mut gathered),
         )?;
         gathered.remarks.push(format!("the engine ran behind: {}", last.outcome.barriers.words()));
         let undelivered = put_together(stream.finish()?, listed, &mut findings, into)?;
@@ -95,7 +113,10 @@ impl Borg {
     /// # Errors
     /// When borg did not get to restoring. What it could not restore is no error: it will be found to differ.
     pub fn restore(&self, below: &Path) -> Result<Restored, EngineError> {
-        let archive = self.find_archive(below)?;
+        self.newest(below, |archive| self.restore_archive(archive, below), |restored| &mut restored.remarks)
+    }
+
+    fn restore_archive(&self, archive: &OsStr, below: &Path) -> Result<Restored, EngineError> {
         let tree = self.tree();
         let target = Target::create(below)?;
         let (sandbox, repository) = self.sandbox(below)?;
@@ -105,14 +126,17 @@ impl Borg {
             .write(&target.path())?
             .directory(&target.path())?
             .args(["extract", "--numeric-ids", "--sparse"])
-            .arg(location(repository, &archive))
+            .arg(location(repository, archive))
             .args(selection(&tree));
         let started = Instant::now();
         let (_, outcome) = sandbox.answer(64 << 20)?;
         let seconds = started.elapsed().as_secs_f64();
         let restored = target.path().join(OsStr::from_bytes(&tree));
+        if !restored.is_dir() && outcome.stderr.contains(NOTHING_MATCHED) {
+            return Err(self.no_path("other trees".to_owned(), &tree));
+        }
         if !restored.is_dir() || (!outcome.well() && engine::bytes_of(&restored) == 0) {
-            return Err(explain(&self.repository, &archive, &outcome));
+            return Err(explain(&self.repository, archive, &outcome));
         }
         let complaint = (!outcome.well())
             .then(|| format!("borg ended with {}: {}", how(&outcome), show::line(&words(&outcome.stderr))));
@@ -121,6 +145,7 @@ impl Borg {
             tree: restored,
             seconds,
             words: complaint.into_iter().collect(),
+            remarks: vec![format!("archive {}", show::bytes(archive.as_bytes()))],
             barriers: outcome.barriers,
             carries: engine::restored_facts(KEEPS.with(Facts::HOLES)),
             target,
@@ -132,21 +157,50 @@ impl Borg {
         path.filter(|path| path != b".").unwrap_or_default()
     }
 
-    fn find_archive(&self, private: &Path) -> Result<OsString, EngineError> {
+    fn no_path(&self, holds: String, tree: &[u8]) -> EngineError {
+        EngineError::NoPath { holds, wanted: String::from_utf8_lossy(tree).into_owned() }
+    }
+
+    /// Tries archives from the newest on until one holds the tree, and remarks which. When none does, the answer is that of the
+    /// newest.
+    fn newest<T>(
+        &self,
+        private: &Path,
+        mut attempt: impl FnMut(&OsStr) -> Result<T, EngineError>,
+        remarks: impl FnOnce(&mut T) -> &mut Vec<String>,
+    ) -> Result<T, EngineError> {
+        let mut first = None;
+        for (older, archive) in self.find_archives(private)?.iter().enumerate() {
+            match attempt(archive) {
+                Err(error @ EngineError::NoPath { .. }) => {
+                    first.get_or_insert(error);
+                }
+                Ok(mut answer) if older > 0 => {
+                    let what = "newer archives do not hold the tree: this is the newest that does";
+                    remarks(&mut answer).push(format!("{older} {what}"));
+                    return Ok(answer);
+                }
+                answer => return answer,
+            }
+        }
+        Err(first.unwrap_or_else(|| EngineError::NoSnapshot {
+            repository: self.repository.to_string_lossy().into_owned(),
+            snapshot: "latest".to_owned(),
+        }))
+    }
+
+    /// The archive that was asked for, or the newest ones, newest first.
+    fn find_archives(&self, private: &Path) -> Result<Vec<OsString>, EngineError> {
         if let Some(archive) = &self.archive {
-            return Ok(archive.clone());
+            return Ok(vec![archive.clone()]);
         }
         let wrong = |outcome: &Outcome| explain(&self.repository, OsStr::new("latest"), outcome);
         let (sandbox, repository) = self.sandbox(private)?;
-        let sandbox = sandbox.args(["list", "--json", "--last", "1"]).arg(repository);
+        let sandbox = sandbox.args(["list", "--json", "--last", MOST_TRIED]).arg(repository);
         let (listed, _) = answer(ENGINE, sandbox, wrong)?;
         let archives: Archives = serde_json::from_slice(&listed)
             .map_err(|source| EngineError::Answer { engine: ENGINE, source })?;
-        let none = || EngineError::NoSnapshot {
-            repository: self.repository.to_string_lossy().into_owned(),
-            snapshot: "latest".to_owned(),
-        };
-        archives.archives.into_iter().next_back().map(|archive| archive.name.into()).ok_or_else(none)
+        Ok(archives.archives.into_iter().rev().map(|archive| archive.name.into()).collect())
     }
 
     fn list(
@@ -164,7 +218,7 @@ impl Borg {
         read_list(ENGINE, running, "_items", &mut |item: Item| listing.add(item, findings), wrong)?;
         if listing.is_empty() {
             let holds = listing.tops().join(", ");
-            return Err(EngineError::NoPath { holds, wanted: String::from_utf8_lossy(tree).into_owned() });
+            return Err(self.no_path(holds, tree));
         }
         Ok(listing.finish()?)
     }

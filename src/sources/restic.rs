@@ -5,6 +5,7 @@
 //! lists every node with times to the nanosecond and link counts; what neither tells, which names are one inode and what
 //! number a device has, is learned by really restoring just those entries.
 
+mod latest;
 mod node;
 mod parts;
 
@@ -12,8 +13,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-use serde::Deserialize;
 
 use super::engine::{
     self, Confined, EngineError, Findings, Restored, Streamed, Target, answer, bare, how, read_list,
@@ -23,6 +22,7 @@ use super::{Gathered, Reading};
 use crate::manifest::{Collector, Facts};
 use crate::system::sandbox::{Outcome, Powers, SECRET, Sandbox};
 use crate::system::show;
+use latest::{Snapshot, latest};
 use node::Node;
 
 const ENGINE: &str = "restic";
@@ -39,21 +39,12 @@ const REMOTE: [&str; 9] = ["sftp:", "s3:", "rest:", "b2:", "azure:", "gs:", "swi
 pub struct Restic {
     /// As restic names it: a path, or `sftp:...`, `s3:...`.
     pub repository: OsString,
-    /// Its id, or `latest`.
+    /// Its id, or `latest`: the newest that was made of the tree.
     pub snapshot: String,
     /// The tree within the snapshot; when there is none, the snapshot must be of one tree.
     pub path: Option<PathBuf>,
     /// How restic is confined.
     pub confined: Confined,
-}
-
-/// A snapshot as restic lists it.
-#[derive(Debug, Clone, Deserialize)]
-struct Snapshot {
-    id: String,
-    time: String,
-    hostname: String,
-    paths: Vec<String>,
 }
 
 impl Restic {
@@ -89,9 +80,7 @@ impl Restic {
             remarks: streamed.gathered.remarks,
             ..Gathered::plain()
         };
-        let at = show::line(&snapshot.hostname);
-        let id = snapshot.id.get(..8).unwrap_or(&snapshot.id);
-        gathered.remarks.insert(0, format!("snapshot {id} of {at}, {}", show::line(&snapshot.time)));
+        gathered.remarks.splice(..0, snapshot.remarks());
         gathered.remarks.push(format!("the engine ran behind: {}", streamed.outcome.barriers.words()));
         let parts = parts::put_together(stream.finish()?, listed, reading, &mut findings, into)?;
         let mut damaged = None;
@@ -143,6 +132,7 @@ impl Restic {
             tree: restored,
             seconds,
             words: complaint(&outcome).into_iter().collect(),
+            remarks: snapshot.remarks(),
             barriers: outcome.barriers,
             carries: engine::restored_facts(KEEPS),
             target,
@@ -158,11 +148,13 @@ impl Restic {
 
     fn find_snapshot(&self, private: &Path) -> Result<Snapshot, EngineError> {
         let wrong = |outcome: &Outcome| explain(&self.repository, &self.snapshot, outcome);
-        let sandbox = self.sandbox(private)?.args(["snapshots", "--json", &self.snapshot]);
+        let wanted = Some(&self.snapshot).filter(|wanted| *wanted != "latest");
+        let sandbox = self.sandbox(private)?.args(["snapshots", "--json"]).args(wanted);
         let (listed, _) = answer(ENGINE, sandbox, wrong)?;
         let snapshots: Vec<Snapshot> = serde_json::from_slice(&listed)
             .map_err(|source| EngineError::Answer { engine: ENGINE, source })?;
-        snapshots.into_iter().next_back().ok_or_else(|| EngineError::NoSnapshot {
+        let tree = self.path.as_ref().map(|path| bare(path.as_os_str().as_bytes()));
+        latest(snapshots, tree).ok_or_else(|| EngineError::NoSnapshot {
             repository: self.repository.to_string_lossy().into_owned(),
             snapshot: self.snapshot.clone(),
         })

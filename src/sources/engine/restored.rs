@@ -50,6 +50,8 @@ pub struct Restored {
     pub bytes: u64,
     /// What the engine complained about, safe to show; empty when it ended well.
     pub words: Vec<String>,
+    /// What a person should know about it, safe to show.
+    pub remarks: Vec<String>,
     /// What stood around the engine.
     pub barriers: Barriers,
     /// What a restore by this engine brings back.
@@ -88,10 +90,11 @@ pub fn read_restored(restored: &Restored, reading: &Reading<'_>) -> Result<(Sort
     };
     let gathering = gather(&restored.tree, &options, reading.scratch, reading.progress)?;
     let megabytes = restored.bytes as f64 / 1e6;
-    let mut remarks = vec![
+    let mut remarks = restored.remarks.clone();
+    remarks.extend([
         format!("restored {megabytes:.1} MB in {:.1} s", restored.seconds),
         format!("the engine ran behind: {}", restored.barriers.words()),
-    ];
+    ]);
     remarks.extend(restored.words.iter().cloned());
     // It may be about something that no comparison shows; where one does, damage outweighs this.
     let complaint = |words: &String| Difference {
@@ -132,8 +135,16 @@ mod tests {
             let (tree, carries) = (target.path(), Facts::ALL);
             fs::write(tree.join("file"), b"content").unwrap();
             let barriers = Barriers::default();
-            let restored =
-                Restored { tree, seconds: 1.0, bytes: 7, words: words.clone(), barriers, carries, target };
+            let restored = Restored {
+                tree,
+                seconds: 1.0,
+                bytes: 7,
+                words: words.clone(),
+                remarks: Vec::new(),
+                barriers,
+                carries,
+                target,
+            };
             let reading = Reading {
                 hashing: Hashing::plain(),
                 scratch: below.path(),
