@@ -76,7 +76,8 @@ pub struct VerifyArgs {
     /// mtime-nanoseconds, xattrs, acl, flags, holes, hard-links, symlinks, devices, fifos, sockets, directories.
     #[arg(long, value_name = "FACT", value_parser = fact)]
     pub accept_lost: Vec<Facts>,
-    /// What an archive has in front of the manifest's paths, as srv/www.
+    /// What an archive has in front of the manifest's paths, as srv/www; with a leading slash when it was made with absolute
+    /// names (tar -P).
     #[arg(long, value_name = "PATH")]
     pub strip: Option<OsString>,
     /// Which snapshot or archive of a repository; by default the latest.

@@ -124,6 +124,12 @@ impl Acl {
         text
     }
 
+    /// Whether it says nothing at all: archives write that for "no default list".
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether it says no more than the permission bits do: such a list is not kept by filesystems.
     #[must_use]
     pub fn is_minimal(&self) -> bool {
@@ -228,6 +234,7 @@ mod tests {
             assert_eq!(parsed(text).unwrap().to_text(), wanted, "{text}");
         }
         assert!(parsed("user::rw-,group::r--,other::r--").unwrap().is_minimal());
+        assert!(parsed("").unwrap().is_empty() && parsed("\n").unwrap().is_empty());
     }
 
     #[test]

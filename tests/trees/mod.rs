@@ -269,6 +269,8 @@ pub fn standard(tree: &Path) {
     }
     set_attribute(&dir.join("labelled"), "user.test", b"value");
     set_acl(&dir.join("labelled"), "u::rw-,u:1234:r--,g::r--,m::r--,o::---");
+    // A directory with a list and without a default list: borg writes an empty text for the latter.
+    set_acl(&dir, "u::rwx,u:1234:r-x,g::r-x,m::r-x,o::---");
     fs::hard_link(dir.join("name"), dir.join("second name")).unwrap();
     symlink("file", dir.join("link")).unwrap();
     for name in ["file", "labelled", "name", "plain", "link"] {

@@ -214,7 +214,7 @@ fn attributes(item: &Item, most: usize) -> Result<Vec<Xattr>, String> {
     {
         let Some(text) = text else { continue };
         let acl = Acl::parse_text(&bytes(text), &|_, _| None).map_err(|error| error.to_string())?;
-        if even_minimal || !acl.is_minimal() {
+        if !acl.is_empty() && (even_minimal || !acl.is_minimal()) {
             all.insert(name.to_vec(), acl.to_xattr());
         }
     }

@@ -213,7 +213,9 @@ fn attributes(
         }
     }
     // A list that says no more than the mode is not kept by filesystems; the default list of a directory always is.
-    let kept = lists.into_iter().filter(|(name, list)| name != xattr::ACL_ACCESS || !list.is_minimal());
+    let says =
+        |name: &[u8], list: &Acl| !list.is_empty() && (name != xattr::ACL_ACCESS || !list.is_minimal());
+    let kept = lists.into_iter().filter(|(name, list)| says(name, list));
     xattrs.extend(kept.map(|(name, list)| (name, list.to_xattr())));
     // Stable, so that of equal names the last stays last; dedup keeps the first.
     xattrs.reverse();
