@@ -373,7 +373,10 @@ fn one_bit_in_a_repository_is_found_and_nothing_else_is_accused() {
     let (report, gathered) =
         ground.judge(&manifest, |reading| collected(reading, |into| restic.read(reading, into))).unwrap();
     println!("{:?}\n{}", report.differences(), gathered.remarks.join("\n"));
-    assert_eq!(told(&report), ["content big", "unreadable big"], "{:?}", report.differences());
+    // Where restic gives up depends on which part of the file the bit was in.
+    let both = ["content big", "unreadable big"];
+    let said = told(&report);
+    assert!(said == both[..1] || said == both, "{:?}", report.differences());
     assert!(gathered.remarks.iter().any(|line| line.contains("verification failed")));
     let (report, gathered) =
         ground.judge(&manifest, |reading| collected(reading, |into| borg.read(reading, into))).unwrap();
