@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use safe_upgrade::manifest::compare::{Rules, compare};
 use safe_upgrade::manifest::entry::Extent;
 use safe_upgrade::manifest::exclude::Excludes;
@@ -183,8 +184,17 @@ fn had(manifest: &Manifest) -> BTreeSet<&'static str> {
     had
 }
 
+/// The same trees each time, because the archives are made by other people's programs, whose faults must not come and go here;
+/// `PROPTEST_RNG_SEED=N` looks further.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig { cases: 8, max_shrink_iters: 200, ..ProptestConfig::default() };
+    let chosen = std::env::var_os("PROPTEST_RNG_SEED").is_some();
+    let rng_seed = if chosen { usual.rng_seed } else { RngSeed::Fixed(3) };
+    ProptestConfig { rng_seed, ..usual }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
     #[test]
     fn what_tar_archives_is_what_we_read(nodes in prop::collection::vec(node(), 1..25)) {
         if equipped("what_tar_archives_is_what_we_read") {
