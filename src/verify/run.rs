@@ -92,6 +92,7 @@ pub type Told<'p> = &'p (dyn Fn(VerifyProgress) + Sync);
 /// # Errors
 /// When it could not be found out; never because of what the copy holds.
 pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> {
+    refuse_what_cannot_be(request)?;
     keep_apart(request)?;
     let mut remarks = remove_dead(request);
     let mut private = FreshDirectory::create(&request.scratch, fresh::TEMPORARY)
@@ -103,6 +104,23 @@ pub fn verify(request: &Request, told: Told<'_>) -> Result<Report, VerifyError> 
     }
     report.remarks.extend(remarks);
     Ok(report)
+}
+
+/// Before anything is read: a live tree may take hours.
+fn refuse_what_cannot_be(request: &Request) -> Result<(), VerifyError> {
+    let (in_part, restores) = match &request.copy {
+        // Whoever reads it says better that it is not there.
+        Source::Path(path) => (path.is_dir() || !path.exists(), path.is_dir()),
+        Source::Restic(_) | Source::Borg(_) => (false, true),
+        _ => (false, false),
+    };
+    if request.budget.is_some() && !in_part {
+        return Err(VerifyError::NoBudget(request.copy.to_string()));
+    }
+    if request.restore_to.is_some() && request.budget.is_none() && !restores {
+        return Err(VerifyError::NoRestore(request.copy.to_string()));
+    }
+    Ok(())
 }
 
 /// Removes what verifications have left that were killed; whatever stays is worth a remark and no more.
@@ -137,9 +155,6 @@ fn answer(request: &Request, private: &Path, told: Told<'_>) -> Result<Report, V
     }
     if let Some(budget) = &request.budget {
         return within(request, budget, &expected, private, told);
-    }
-    if request.restore_to.is_some() && !matches!(request.copy, Source::Restic(_) | Source::Borg(_)) {
-        return Err(VerifyError::NoRestore(request.copy.to_string()));
     }
     let excludes = Excludes::parse(&header.excludes)?;
     let reading = Reading {
@@ -200,9 +215,8 @@ fn within(
     scratch: &Path,
     told: Told<'_>,
 ) -> Result<Report, VerifyError> {
-    let copy = match &request.copy {
-        Source::Path(copy) if copy.is_dir() || !copy.exists() => copy,
-        other => return Err(VerifyError::NoBudget(other.to_string())),
+    let Source::Path(copy) = &request.copy else {
+        return Err(VerifyError::NoBudget(request.copy.to_string()));
     };
     let against = match &request.against {
         Against::Tree(tree) => Some(tree.as_path()),
