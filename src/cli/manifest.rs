@@ -24,7 +24,7 @@ use crate::manifest::indexed::Indexed;
 use crate::manifest::root::ManifestId;
 use crate::manifest::scan::{Described, ScanError, describe};
 use crate::manifest::{Hashing, Header, Report, ScanOptions, Summary, open_file_with};
-use crate::system::show;
+use crate::system::{identity, show};
 use crate::verify::request::DEFAULT_SCRATCH;
 
 /// Takes, shows, compares and exports manifests. Needs no root and no configuration.
@@ -197,8 +197,7 @@ fn previous(file: &Path, tree: &Path, hashing: &Hashing) -> Result<ManifestId, F
         let message = format!("{} is of {}, not of this tree", show::path(file), show::bytes(&before.tree));
         return Err(Failure::usage(message));
     }
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    if !before.machine.is_empty() && before.machine != machine.trim() {
+    if !before.machine.is_empty() && before.machine != identity::machine_id() {
         return Err(Failure::usage(format!("{} is of another machine", show::path(file))));
     }
     Ok(indexed.summary().id)

@@ -12,7 +12,7 @@ use super::content::{self, How, ReadFile, Use};
 use super::entry::{Entry, Kind, Status, file_name};
 use super::facts::Found;
 use super::format::FormatError;
-use super::hashing::{Content, Hashing};
+use super::hashing::Hashing;
 use super::node::{Node, node_at};
 use super::opening::{descend, open_top};
 use super::scan::ScanError;
@@ -52,20 +52,6 @@ pub fn attest_sample(
         }
     }
     Ok(report)
-}
-
-/// Reads one file of a tree once more, from the disk as far as the kernel lets us: for telling damage that stays from damage that
-/// comes and goes. No link is followed, and `path` cannot lead out of the tree.
-///
-/// # Errors
-/// When it is not there, no regular file, or cannot be read; `ESTALE` when it changed both times it was read.
-pub fn reread(top: &Path, path: &[u8], hashing: &Hashing) -> Result<Content, Errno> {
-    let top = open_top(top)?;
-    let dir = descend(top.as_fd(), super::entry::parent(path).ok_or(Errno::ISDIR)?)?;
-    let name = CString::new(file_name(path)).map_err(|_| Errno::INVAL)?;
-    let how = How { content: Use::Hash(hashing.clone()), evict: true, tidy: true };
-    let read = content::read_file(dir.as_fd(), &name, &how)?;
-    read.content.filter(|_| read.stable).ok_or(Errno::STALE)
 }
 
 /// The largest file, and the `count - 1` with the smallest keyed hash of their paths; holds that many at a time.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::entry::{Device, Edge, Entry, Kind, Mtime, Status, is_at_or_below, path_order};
 use super::facts::{Facts, Found};
 use super::format::FormatError;
-use super::hashing::Content;
+use super::hashing::{Content, hex};
 use super::holes;
 use super::partition::Partition;
 use super::verdict::{Class, Difference, Report};
@@ -449,10 +449,6 @@ fn unless_unstable(class: Class, expected: &Entry) -> Class {
 /// The metadata of an edge are those of another filesystem's top, or made up by the kernel.
 fn is_edge(entry: &Entry) -> bool {
     matches!(entry.kind, Kind::Directory { edge: Edge::Mount | Edge::Stub })
-}
-
-fn hex(hash: &[u8; 32]) -> String {
-    blake3::Hash::from_bytes(*hash).to_hex().to_string()
 }
 
 fn reason(errno: u32) -> String {

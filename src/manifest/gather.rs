@@ -155,7 +155,7 @@ pub(super) fn header(tree: &Path, options: &ScanOptions, started: super::Mtime, 
     Header {
         tree: absolute.as_os_str().as_bytes().to_vec(),
         host: identity::host_name(),
-        machine: machine_id(),
+        machine: identity::machine_id(),
         tool: concat!("safe-upgrade ", env!("CARGO_PKG_VERSION")).to_owned(),
         filesystem: filesystem.unwrap_or_default(),
         started,
@@ -165,9 +165,4 @@ pub(super) fn header(tree: &Path, options: &ScanOptions, started: super::Mtime, 
         crossed_mounts: crossed,
         ..Header::default()
     }
-}
-
-/// machine-id(5); a remark, so a machine without one is no error.
-fn machine_id() -> String {
-    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().chars().take(64).collect()
 }

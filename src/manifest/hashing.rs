@@ -173,6 +173,11 @@ pub fn where_differing(size: u64, expected: &[ContentHash], found: &[ContentHash
     Some(format!("bytes {begin} to {end}: {count} of {} blocks differ", expected.len()))
 }
 
+/// A hash as people see it.
+pub(crate) fn hex(hash: &ContentHash) -> String {
+    blake3::Hash::from_bytes(*hash).to_hex().to_string()
+}
+
 /// One block being hashed.
 pub(crate) struct BlockHasher(Hasher);
 

@@ -1,11 +1,13 @@
 //! Trees that hold everything, walked.
 
-use super::super::entry::{Edge, Kind, Status};
+use super::super::entry::{Edge, Kind, Status, file_name, parent};
 use super::super::facts::{Facts, Found};
 use super::super::hashing::Content;
 use super::super::verdict::Report;
-use super::super::{attest, compare};
+use super::super::{attest, compare, single};
 use super::*;
+use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 fn tree() -> tempfile::TempDir {
@@ -279,12 +281,18 @@ fn a_large_file_is_shared_and_a_sparse_one_keeps_its_holes() {
 #[test]
 fn one_file_is_read_again_and_nothing_else_is() {
     let dir = tree();
-    let plain = Hashing::plain();
-    assert_eq!(attest::reread(dir.path(), b"d/deep/7", &plain), Ok(Content::of(b"7")));
-    assert_eq!(attest::reread(dir.path(), b"link", &plain), Err(Errno::LOOP));
-    assert_eq!(attest::reread(dir.path(), b"d/loop/z2", &plain), Err(Errno::NOTDIR));
-    assert_eq!(attest::reread(dir.path(), b"fifo", &plain), Err(Errno::STALE));
-    assert_eq!(attest::reread(dir.path(), b"none", &plain), Err(Errno::NOENT));
+    let reread = |path: &[u8]| -> Result<Content, Errno> {
+        let top = single::open_top(dir.path())?;
+        let parent = single::descend(top.as_fd(), parent(path).ok_or(Errno::ISDIR)?)?;
+        let name = CString::new(file_name(path)).map_err(|_| Errno::INVAL)?;
+        let read = single::read(parent.as_fd(), &name, &Hashing::plain())?;
+        Some(read.content).filter(|_| read.stable).ok_or(Errno::STALE)
+    };
+    assert_eq!(reread(b"d/deep/7"), Ok(Content::of(b"7")));
+    assert_eq!(reread(b"link"), Err(Errno::LOOP));
+    assert_eq!(reread(b"d/loop/z2"), Err(Errno::NOTDIR));
+    assert_eq!(reread(b"fifo"), Err(Errno::STALE));
+    assert_eq!(reread(b"none"), Err(Errno::NOENT));
 }
 
 #[test]

@@ -82,6 +82,12 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// machine-id(5), at most 64 characters; empty on a machine without one.
+#[must_use]
+pub fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().chars().take(64).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

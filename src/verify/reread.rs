@@ -13,8 +13,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::beneath::Beneath;
-use crate::manifest::entry::ContentHash;
-use crate::manifest::hashing::where_differing;
+use crate::manifest::hashing::{hex, where_differing};
 use crate::manifest::single::{self, open_quietly, open_regular};
 use crate::manifest::verdict::{Class, Difference};
 use crate::manifest::{Content, ContentHasher, Entry, Hashing, Kind, Status};
@@ -129,10 +128,6 @@ fn difference(class: Class, expected: &Entry, found: String) -> Difference {
         _ => "readable".to_owned(),
     };
     Difference { class, path: expected.path.clone(), expected: wanted, found }
-}
-
-fn hex(hash: &ContentHash) -> String {
-    blake3::Hash::from_bytes(*hash).to_hex().to_string()
 }
 
 /// Errors of the disk or its filesystem, not of who asks or of what was renamed meanwhile.
