@@ -4,7 +4,9 @@
 //! the name ([`named_root`]). What the boot loaders themselves keep (menus, counters, boot code) has its place beside it.
 
 pub mod block;
+pub mod env_block;
 pub mod grub;
+pub mod menu;
 pub mod named_root;
 pub mod one_shot;
 
