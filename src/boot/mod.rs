@@ -4,6 +4,7 @@
 //! the name ([`named_root`]). What the boot loaders themselves keep (menus, counters, boot code) has its place beside it.
 
 pub mod block;
+pub mod deadman;
 pub mod env_block;
 pub mod grub;
 pub mod menu;
