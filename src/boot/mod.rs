@@ -6,6 +6,7 @@
 pub mod block;
 pub mod deadman;
 pub mod env_block;
+pub mod frozen;
 pub mod grub;
 pub mod menu;
 pub mod named_root;
