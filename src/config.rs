@@ -109,15 +109,17 @@ impl Default for Health {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Commit {
-    /// `automatic` or `manual`.
+    /// `automatic`, `manual` or `confirm`.
     pub rule: CommitRule,
-    /// How often a healthy trial may be booted while it waits for a manual commit.
+    /// With `confirm`: how long a healthy trial waits for `safe-upgrade commit` before it goes back.
+    pub confirm: Span,
+    /// How often the trial may be booted in all, also by operators who reboot it.
     pub trial_boots: u8,
 }
 
 impl Default for Commit {
     fn default() -> Self {
-        Self { rule: CommitRule::Automatic, trial_boots: 3 }
+        Self { rule: CommitRule::Automatic, confirm: Span::seconds(600), trial_boots: 3 }
     }
 }
 

@@ -60,6 +60,9 @@ fn question(plan: &Plan) -> String {
     let commit = match plan.commit {
         CommitRule::Automatic => "a healthy trial is committed by itself",
         CommitRule::Manual => "a healthy trial waits for `safe-upgrade commit`",
+        CommitRule::Confirm => {
+            "a healthy trial goes back unless somebody types `safe-upgrade commit` in time"
+        }
     };
     format!(
         "{}: {} -> {}. The machine reboots; {commit}; anything else brings {} back.",

@@ -155,7 +155,7 @@ fn evidence_of(record: &Record) -> Option<(&'static str, String)> {
         Record::UpgradeFinished { proof } => {
             ("upgrade", format!("complete: {}, {} packages", proof.release, proof.packages))
         }
-        Record::HealthPassed { facts } | Record::Committed { facts, .. } => {
+        Record::HealthPassed { facts, .. } | Record::Committed { facts, .. } => {
             ("health", format!("{} things checked, none failed, for {} s", facts.checked, facts.soaked))
         }
         Record::RolledBack { health, .. } if health.failed.is_empty() => {

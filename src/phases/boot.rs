@@ -9,7 +9,7 @@ use signal_hook::consts::SIGTERM;
 
 use super::{Result, trouble};
 use crate::driver::Trouble;
-use crate::evidence::{BootFacts, BootId, Plan, Release, Volume, VolumeId};
+use crate::evidence::{BootFacts, BootId, Plan, Release, RunId, Volume, VolumeId};
 use crate::progress::Progress;
 use crate::snapshot::{Subvolume, TopLevel, Uuid};
 use crate::system::exec::Exec;
@@ -33,6 +33,9 @@ pub(super) fn facts(plan: Option<&Plan>) -> Result<BootFacts> {
         running: volume(&running)?,
         named: volume(&named)?,
         release: running_release()?,
+        token: trial_token()?,
+        one_shot: false,
+        uptime: uptime(),
     })
 }
 
@@ -40,6 +43,25 @@ pub(super) fn facts(plan: Option<&Plan>) -> Result<BootFacts> {
 pub(super) fn running_release() -> Result<Release> {
     let release = identity::os_release(Path::new("/")).map_err(trouble)?;
     Ok(Release { codename: release.codename, version_id: release.version_id })
+}
+
+/// What a trial's command line carries, with the run's id behind it.
+const TOKEN: &str = "safe_upgrade.trial=";
+
+/// The run whose trial this boot was started as.
+fn trial_token() -> Result<Option<RunId>> {
+    let line = std::fs::read_to_string("/proc/cmdline").map_err(trouble)?;
+    Ok(token_in(&line))
+}
+
+fn token_in(command_line: &str) -> Option<RunId> {
+    command_line.split_whitespace().find_map(|word| word.strip_prefix(TOKEN)?.parse().ok())
+}
+
+/// Seconds since the kernel started, those that it slept included.
+pub(super) fn uptime() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
 }
 
 pub(super) fn volume_id(uuid: Uuid) -> Result<VolumeId> {

@@ -6,7 +6,7 @@ use super::boot::{volume, volume_id};
 use super::{Machine, Result, ground, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::driver::Trouble;
-use crate::evidence::{FallbackFacts, GuaranteeLevel, Plan};
+use crate::evidence::{FallbackFacts, Plan, Promise};
 use crate::snapshot::TopLevel;
 
 /// Arms it. Probes first; durable when it returns.
@@ -23,19 +23,13 @@ pub(super) fn facts(machine: &Machine, plan: &Plan) -> Result<FallbackFacts> {
     let found = top.find(name).map_err(trouble)?;
     let named = found.ok_or_else(|| Trouble::new(format!("no subvolume is named {name}")))?;
     Ok(FallbackFacts {
-        method: "the root's name leads to a clone of the snapshot".into(),
+        promise: Promise::default(),
+        loader_fault: None,
         named: volume(&named)?,
         running: volume_id(top.running_root().map_err(trouble)?.uuid)?,
         resume_enabled: ground::is_resume_enabled(&top.path(Path::new(name))),
-        level: level(),
         least: machine.config.upgrade.minimum_level,
     })
-}
-
-/// A boot while packages change lands on the old system whatever happens. A trial whose kernel dies is booted again by name, so
-/// the machine comes back by itself only while a userspace lives.
-fn level() -> GuaranteeLevel {
-    GuaranteeLevel::B
 }
 
 /// Takes it back. Probes first; durable when it returns.

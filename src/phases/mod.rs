@@ -3,6 +3,7 @@
 mod backup;
 mod boot;
 mod check;
+pub mod confirmation;
 mod drain;
 mod fallback;
 pub mod ground;
@@ -28,11 +29,11 @@ use crate::config::{self, Config};
 use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
-    BackupProof, BootFacts, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan, PreflightFacts,
-    RestoreReport, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+    BackupProof, BootFacts, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
+    PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
 };
 use crate::journal::Journal;
-use crate::machine::{Entry, Passage, State, Undo};
+use crate::machine::{Destination, Entry, Passage, State, Undo};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::holdoff::{self, HoldOff};
@@ -189,15 +190,24 @@ impl Host for Machine {
         trial::prepare(self, plan)
     }
 
-    fn reboot(&mut self, _: &Plan) -> Result<Infallible> {
+    fn reboot(&mut self, _: &Plan, _: Destination) -> Result<Infallible> {
         boot::reboot(&self.progress)
+    }
+
+    fn trial_again(&mut self, plan: &Plan) -> Result<()> {
+        trial::again(self, plan)
+    }
+
+    fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation> {
+        self.progress.phase("waiting for the confirmation");
+        confirmation::wait(self, plan, until)
     }
 
     fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
         trial::settle(self, plan)
     }
 
-    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<BootFacts> {
+    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<RestoredFacts> {
         self.progress.phase("rollback");
         restore::restore(self, plan)
     }

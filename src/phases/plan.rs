@@ -6,7 +6,7 @@ use super::boot::{running_release, volume_id};
 use super::trouble;
 use crate::config::Config;
 use crate::error::{Exit, Failure};
-use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
+use crate::evidence::{ManifestId, Plan, Promise, ReattestRule, Release, RootVolume, RunId};
 use crate::places::StateDirectory;
 use crate::release::hop::Hop;
 use crate::snapshot::{layout, names};
@@ -68,7 +68,9 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
             sample: config.backup.sample,
         },
         commit: config.commit.rule,
+        confirm_seconds: config.commit.confirm.duration().as_secs(),
         trial_boots: config.commit.trial_boots,
+        promise: Promise::default(),
         waivers: config.waivers.clone(),
         config: digest(config_bytes),
     })

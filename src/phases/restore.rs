@@ -4,16 +4,16 @@ use std::path::Path;
 
 use super::{Machine, Result, boot, health, packages, trouble};
 use crate::boot::named_root::NamedRoot;
-use crate::evidence::{BootFacts, HealthFacts, Plan};
+use crate::evidence::{HealthFacts, Plan, RestoredFacts};
 use crate::release::holdoff;
 use crate::snapshot::TopLevel;
 
 /// Makes the old system the next boot; the failed root is kept under the run's name. Probes first; durable when it returns.
-pub(super) fn restore(machine: &Machine, plan: &Plan) -> Result<BootFacts> {
+pub(super) fn restore(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     packages::make_room(&machine.places);
     NamedRoot::new(&top, &plan.root.name, &machine.names).restore().map_err(trouble)?;
-    boot::facts(Some(plan))
+    Ok(RestoredFacts { boot: boot::facts(Some(plan))?, members: vec![] })
 }
 
 /// Ends the rollback: looks whether the old system is as it was, and lets everything run again that was held off.

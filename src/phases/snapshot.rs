@@ -40,6 +40,8 @@ pub(super) fn facts(machine: &Machine, _: &Plan) -> Result<SnapshotFacts> {
         read_only: found.as_ref().is_some_and(|subvolume| subvolume.read_only),
         volume: found.as_ref().map(volume).transpose()?,
         name,
+        boot: vec![],
+        boot_faults: vec![],
     })
 }
 

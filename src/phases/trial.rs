@@ -15,6 +15,12 @@ pub(super) fn prepare(machine: &Machine, plan: &Plan) -> Result<BootFacts> {
     boot::facts(Some(plan))
 }
 
+/// The boot after this one is the trial again. Probes first.
+#[expect(clippy::unnecessary_wraps, reason = "other methods can fail")]
+pub(super) fn again(_: &Machine, _: &Plan) -> Result<()> {
+    Ok(())
+}
+
 /// The upgraded root boots by its name; the armed clone is not needed any more, the snapshot is kept. Probes first.
 pub(super) fn settle(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
