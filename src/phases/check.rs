@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::store;
 use super::{Result, trouble};
-use crate::boot::grub;
 use crate::config::Config;
 use crate::evidence::{Finding, Severity, Waiver};
 use crate::health::checks::{self, Phase};
@@ -41,7 +40,7 @@ impl Outlook {
 /// # Errors
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
 pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
-    let layout = layout::read(Path::new("/"), names, grub::loaders(Path::new("/"))).map_err(trouble)?;
+    let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
     let mut findings: Vec<Finding> =
         snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
     findings.extend(store::findings(config));

@@ -44,7 +44,7 @@ pub fn hop(to: Option<&str>) -> Result<Hop, Failure> {
 /// When the machine's root cannot be found out.
 pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Failure> {
     let failed = |error| Failure::failed("failed to plan the run", error);
-    let layout = layout::read(Path::new("/"), None, Vec::new()).map_err(|error| failed(trouble(error)))?;
+    let layout = layout::read(Path::new("/"), None).map_err(|error| failed(trouble(error)))?;
     let Some((root, name)) = layout.btrfs.as_ref().and_then(|btrfs| Some((&btrfs.root, btrfs.root_name()?)))
     else {
         let message =
