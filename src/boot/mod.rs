@@ -4,6 +4,8 @@
 //! the name ([`named_root`]). What the boot loaders themselves keep (menus, counters, boot code) has its place beside it.
 
 pub mod grub;
+pub mod judge;
+pub mod layout;
 pub mod named_root;
 
 pub use named_root::{BootTree, Effect, Facts, NamedRoot, NamedRootError, Refusal, Wish};
