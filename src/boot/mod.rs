@@ -3,9 +3,11 @@
 //! So far the one way that needs no boot loader's help: the root is mounted by name, so the boot lands on the tree that has
 //! the name ([`named_root`]). What the boot loaders themselves keep (menus, counters, boot code) has its place beside it.
 
+pub mod block;
 pub mod grub;
 pub mod judge;
 pub mod layout;
 pub mod named_root;
+pub mod one_shot;
 
 pub use named_root::{BootTree, Effect, Facts, NamedRoot, NamedRootError, Refusal, Wish};
