@@ -202,7 +202,7 @@ impl Sim {
             named: volume(&self.named(ROOT)?),
             release,
             token: self.as_trial.then(|| plan.run.clone()),
-            one_shot: self.one_shot,
+            one_shot: Some(self.one_shot),
             uptime: 60,
         })
     }

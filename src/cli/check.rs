@@ -8,7 +8,7 @@ use super::args::CheckArgs;
 use super::{SCHEMA, needs_root, print_json, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
-use crate::evidence::{Finding, Severity};
+use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity};
 use crate::phases::{self, Outlook, plan};
 use crate::places::StateDirectory;
 use crate::system::show;
@@ -38,6 +38,7 @@ pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> 
                 "from": hop.from().codename,
                 "to": hop.to().codename,
                 "refused": stops,
+                "promise": outlook.promise,
                 "findings": findings,
                 "mounts": outlook.mounts,
             }),
@@ -54,7 +55,8 @@ fn waived(finding: &Finding, outlook: &Outlook, config: &Config) -> bool {
 }
 
 fn as_text(way: &str, outlook: &Outlook, config: &Config) -> String {
-    let mut lines = vec![format!("{way}: {} findings", outlook.findings.len())];
+    let mut lines =
+        vec![promise_line(&outlook.promise), format!("{way}: {} findings", outlook.findings.len())];
     for finding in &outlook.findings {
         let word = match finding.severity {
             Severity::Inhibitor if waived(finding, outlook, config) => "waived   ",
@@ -73,4 +75,14 @@ fn as_text(way: &str, outlook: &Outlook, config: &Config) -> String {
         "Nothing stops a run. It also downloads the packages and proves the backup before it changes anything.".into()
     });
     lines.join("\n") + "\n"
+}
+
+/// What comes back by itself, in one line: the first thing to know about a run on this machine.
+pub(super) fn promise_line(promise: &Promise) -> String {
+    let comes_back = match promise.level {
+        GuaranteeLevel::A => "also a dead kernel comes back by itself",
+        GuaranteeLevel::B => "it comes back by itself while a userspace lives; a dead kernel needs a human",
+        GuaranteeLevel::C => "only a human brings it back",
+    };
+    format!("Guarantee level {:?}: {comes_back} ({}).", promise.level, show::line(&promise.reason))
 }

@@ -19,8 +19,8 @@ pub struct BootFacts {
     pub release: Release,
     /// The run whose trial this boot was started as, by the kernel's command line.
     pub token: Option<RunId>,
-    /// Whether the next boot is, once, the trial of this run, and every later one the root's name.
-    pub one_shot: bool,
+    /// Whether the next boot is, once, the trial of this run; `None` when that could not be found out.
+    pub one_shot: Option<bool>,
     /// For how long this boot has been running, in seconds.
     pub uptime: u64,
 }
@@ -65,6 +65,15 @@ fn is_clone(volume: &Volume, snapshot: Option<&SnapshotSet>) -> bool {
     snapshot.is_some_and(|snapshot| volume.parent.as_ref() == Some(&snapshot.uuid))
 }
 
+/// What is wrong with a boot loader that should not know of a trial any more.
+fn still_armed(facts: &BootFacts) -> Option<String> {
+    match facts.one_shot {
+        Some(false) => None,
+        Some(true) => Some("the next boot would be the trial once more".into()),
+        None => Some("whether the trial would boot once more could not be found out".into()),
+    }
+}
+
 /// The next boot will be the upgraded root.
 #[must_use]
 #[derive(Debug)]
@@ -88,8 +97,8 @@ impl SwitchEvidence {
         if !is_clone(&facts.named, Some(snapshot)) {
             return no(format!("{name} does not name the old system, so a dead trial would not come back"));
         }
-        if !facts.one_shot {
-            return no("nothing boots the trial once".into());
+        if facts.one_shot != Some(true) {
+            return no("nothing is known to boot the trial once".into());
         }
         Ok(Self(()))
     }
@@ -167,8 +176,8 @@ impl RestoredEvidence {
             let why = format!("{} does not name a clone of the snapshot {}", plan.root.name, snapshot.name);
             return Err(no(why));
         }
-        if boot.one_shot {
-            return Err(no("the next boot would be the trial once more".into()));
+        if let Some(fault) = still_armed(boot) {
+            return Err(no(fault));
         }
         for wanted in &snapshot.boot {
             match facts.members.iter().find(|member| member.name == wanted.name) {
@@ -218,8 +227,8 @@ impl RolledBackEvidence {
         if facts.named.uuid != *restored {
             return no("the restored root runs, but another one would boot next".into());
         }
-        if facts.one_shot {
-            return no("the restored root runs, but the trial would boot next".into());
+        if let Some(fault) = still_armed(facts) {
+            return no(fault);
         }
         if facts.release != plan.from {
             return no(format!("the restored root is {}, not {}", facts.release, plan.from));

@@ -2,12 +2,14 @@
 
 mod backup;
 mod boot;
+mod boot_set;
 mod check;
 pub mod confirmation;
 mod drain;
 mod fallback;
 pub mod ground;
 mod health;
+mod loader;
 mod packages;
 pub mod plan;
 mod preflight;
@@ -118,7 +120,8 @@ impl Host for Machine {
     }
 
     fn boot(&mut self) -> Result<BootFacts> {
-        boot::facts(self.journal.state().plan())
+        let plan = self.journal.state().plan().ok_or_else(|| Trouble::new("there is no run"))?;
+        boot::facts(self, plan)
     }
 
     fn preflight(&mut self, plan: &Plan) -> Result<PreflightFacts> {
@@ -190,8 +193,8 @@ impl Host for Machine {
         trial::prepare(self, plan)
     }
 
-    fn reboot(&mut self, _: &Plan, _: Destination) -> Result<Infallible> {
-        boot::reboot(&self.progress)
+    fn reboot(&mut self, plan: &Plan, into: Destination) -> Result<Infallible> {
+        boot::reboot(self, plan, into)
     }
 
     fn trial_again(&mut self, plan: &Plan) -> Result<()> {

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::boot::{running_release, volume_id};
-use super::trouble;
+use super::{loader, trouble};
 use crate::config::Config;
 use crate::error::{Exit, Failure};
-use crate::evidence::{ManifestId, Plan, Promise, ReattestRule, Release, RootVolume, RunId};
+use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
 use crate::places::StateDirectory;
 use crate::release::hop::Hop;
 use crate::snapshot::{layout, names};
@@ -70,7 +70,7 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
         commit: config.commit.rule,
         confirm_seconds: config.commit.confirm.duration().as_secs(),
         trial_boots: config.commit.trial_boots,
-        promise: Promise::default(),
+        promise: loader::promise(&loader::verdict().map_err(failed)?.1),
         waivers: config.waivers.clone(),
         config: digest(config_bytes),
     })
