@@ -5,6 +5,7 @@
 
 pub mod grub;
 pub mod judge;
+pub mod kexec;
 pub mod layout;
 pub mod named_root;
 
