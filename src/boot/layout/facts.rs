@@ -18,10 +18,18 @@ pub(super) fn is_container(root: &Path) -> Result<bool, LayoutError> {
         return Ok(true);
     }
     let path = root.join("proc/1/environ");
-    let environment = fs::read(&path).map_err(at(&path))?;
-    Ok(environment
+    match fs::read(&path) {
+        Ok(environment) => Ok(says_container(&environment)),
+        // A systemd that is PID 1 leaves its mark for the same variable, and there is none.
+        Err(_) if root.join("run/systemd/system").exists() => Ok(false),
+        Err(error) => Err(at(&path)(error)),
+    }
+}
+
+fn says_container(environment: &[u8]) -> bool {
+    environment
         .split(|byte| *byte == 0)
-        .any(|word| word.strip_prefix(b"container=").is_some_and(|value| !value.is_empty())))
+        .any(|word| word.strip_prefix(b"container=").is_some_and(|value| !value.is_empty()))
 }
 
 pub(super) fn firmware(root: &Path) -> Result<Firmware, LayoutError> {
