@@ -225,12 +225,15 @@ fn part(name: &str, offset: u64, length: u64) -> CodePart {
 
 #[test]
 fn boot_code_on_gpt() {
-    let look = |disk: &fs::File| disk::inspect(disk, Path::new("/dev/vda"), 512);
+    let look = |disk: &fs::File| {
+        let found = disk::inspect(disk, Path::new("/dev/vda"), 512)?;
+        Ok::<_, LayoutError>(found.map(|found| (found.parts, found.core, found.prefix)))
+    };
     let disk = gpt_disk(true);
-    let (parts, core, prefix) = look(&disk).unwrap().unwrap().into_parts();
+    let (parts, core, prefix) = look(&disk).unwrap().unwrap();
     assert_eq!(parts, [part("mbr", 0, 440), part("bios-grub-1", 1 << 20, 1 << 20)]);
     assert_eq!((core.as_deref(), prefix), (Some("partition 1 (bios_grub)"), None));
-    let (parts, ..) = look(&gpt_disk(false)).unwrap().unwrap().into_parts();
+    let (parts, ..) = look(&gpt_disk(false)).unwrap().unwrap();
     assert_eq!(parts, [part("mbr", 0, 440), part("gap", 34 * 512, (2 << 20) - 34 * 512)]);
     // One wrong bit in an entry, then in the header.
     for offset in [1024 + 40, 512 + 72] {
@@ -301,9 +304,31 @@ fn prefixes_in_real_images() {
             .unwrap();
         let bytes = fs::read(&image).unwrap();
         assert_eq!(read(&bytes).as_deref(), Some("(6f1c)/@/boot/grub"));
+        if format == "i386-pc" {
+            let disk = gpt_disk(true);
+            disk.write_all_at(&bytes, 1 << 20).unwrap();
+            let found = disk::inspect(&disk, Path::new("/dev/vda"), 512).unwrap().unwrap();
+            assert_eq!(found.prefix.as_deref(), Some("(6f1c)/@/boot/grub"));
+        }
         assert_eq!(read(&bytes[..bytes.len() / 2]), None, "half an image");
     }
     assert_eq!(core_image::prefix_of_bios_core(&[0; 4096]), None);
+}
+
+#[test]
+fn uuids_are_read_from_superblocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    fs::write(&image, vec![0; 4 << 20]).unwrap();
+    assert_eq!(volumes::uuid(&image).unwrap(), None);
+    assert!(volumes::uuid(&dir.path().join("gone")).unwrap_err().to_string().ends_with("gone"));
+    let Ok(mkfs) = Exec::new("mkfs.ext4") else {
+        println!("skipped: needs mkfs.ext4");
+        return;
+    };
+    let uuid = "6f1c2f7e-5a0b-4a53-9d2e-0c8f3b1f9a77";
+    mkfs.args(["-q", "-U", uuid]).arg(&image).success().unwrap();
+    assert_eq!(volumes::uuid(&image).unwrap().as_deref(), Some(uuid));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Boot code on disks: the first sector, and GRUB's core image behind it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +27,10 @@ const LONGEST_CORE: u64 = 1 << 20;
 
 /// What is known of one disk with boot code.
 pub(super) struct Found {
-    parts: Vec<CodePart>,
-    /// Which part the first stage points to, and what that place is called.
-    core: Option<String>,
-    prefix: Option<String>,
+    pub(super) parts: Vec<CodePart>,
+    /// What the part is called that the first stage points to; `None` when it points to none of them.
+    pub(super) core: Option<String>,
+    pub(super) prefix: Option<String>,
 }
 
 /// The core images on the disks below GRUB's directory and the root.
@@ -67,9 +67,41 @@ fn disks(root: &Path) -> Result<Vec<PathBuf>, LayoutError> {
             names.extend(found);
         }
     }
+    names.extend(other_members(&names)?);
     // What a loop device shows is a file of another machine's, or of a test: no firmware starts from it.
     let disks = names.iter().filter(|name| !name.contains(' '));
     Ok(disks.map(|name| Path::new("/dev").join(name.replace('!', "/"))).collect())
+}
+
+/// The disks of the other members of each btrfs that has a member on one of these: a mount names one member only, and each can be
+/// the one from which the firmware starts.
+fn other_members(names: &BTreeSet<String>) -> Result<BTreeSet<String>, LayoutError> {
+    let mut all = BTreeSet::new();
+    let class = Path::new("/sys/fs/btrfs");
+    for filesystem in entries(class)? {
+        let mut disks = BTreeSet::new();
+        for member in entries(&filesystem.join("devices"))? {
+            let real = fs::canonicalize(&member).map_err(at(&member))?;
+            let disk = if real.join("partition").exists() { real.parent().unwrap_or(&real) } else { &real };
+            disks.insert(disk.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+        if !disks.is_disjoint(names) {
+            all.extend(disks);
+        }
+    }
+    Ok(all)
+}
+
+/// What is in a directory of the kernel; nothing when there is none (no btrfs, or one of its other directories).
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, LayoutError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(at(directory)(error)),
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(at(directory))).collect()
 }
 
 /// Looks at a disk; `None` when its first sector holds no GRUB.
@@ -149,12 +181,5 @@ fn name_place(part: &str) -> String {
     match part.strip_prefix("bios-grub-") {
         Some(number) => format!("partition {number} (bios_grub)"),
         None => "before the first partition".into(),
-    }
-}
-
-#[cfg(test)]
-impl Found {
-    pub(super) fn into_parts(self) -> (Vec<CodePart>, Option<String>, Option<String>) {
-        (self.parts, self.core, self.prefix)
     }
 }

@@ -65,7 +65,8 @@ pub(super) fn initramfs(root: &Path) -> Option<Initramfs> {
     tools.then_some(Initramfs::InitramfsTools)
 }
 
-/// A watchdog that works without the kernel: softdog is a timer of the kernel that it should watch.
+/// A watchdog that works without the kernel: softdog is a timer of the kernel that it should watch. One that does
+/// not say what it is may be just that.
 pub(super) fn watchdog(root: &Path) -> Result<bool, LayoutError> {
     let class = root.join("sys/class/watchdog");
     let entries = match fs::read_dir(&class) {
@@ -75,7 +76,7 @@ pub(super) fn watchdog(root: &Path) -> Result<bool, LayoutError> {
     };
     for entry in entries {
         let identity = entry.map_err(at(&class))?.path().join("identity");
-        if text_if_there(&identity)?.is_none_or(|name| name.trim() != "Software Watchdog") {
+        if text_if_there(&identity)?.is_some_and(|name| name.trim() != "Software Watchdog") {
             return Ok(true);
         }
     }

@@ -43,6 +43,8 @@ pub(super) fn find(root: &Path, uuid: AskUuid) -> Result<(BootPlace, Option<Part
 /// missing or stale, and escape some characters; blkid is in util-linux, which is never missing, and with `-p` keeps no
 /// cache.
 pub(super) fn uuid(device: &Path) -> Result<Option<String>, LayoutError> {
+    // blkid answers the same for a device that is not there as for one that it knows nothing of.
+    drop(fs::File::open(device).map_err(at(device))?);
     let output = Exec::new("blkid")?.args(["-p", "-s", "UUID", "-o", "value"]).arg(device).output()?;
     if output.status.code() == Some(NOTHING_KNOWN) {
         return Ok(None);
