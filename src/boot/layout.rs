@@ -1,6 +1,13 @@
 //! How this machine boots: firmware, boot loader, where `/boot` and the ESP lie, what could write where. Facts only; what
 //! they are worth is judged in [`super::judge`].
 
+mod core_image;
+mod disk;
+mod facts;
+mod grub;
+mod table;
+mod volumes;
+
 use std::path::{Path, PathBuf};
 
 /// How a machine boots.
@@ -56,7 +63,7 @@ pub enum Loader {
 /// What there is of GRUB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grub {
-    /// The version of the installed tools, e.g. `2.06-13+deb12u1`; `None` when they do not say.
+    /// The version of the installed package, e.g. `2.06-13+deb12u1`; `None` when dpkg knows of none.
     pub version: Option<String>,
     /// The places from which the firmware starts it.
     pub core: Vec<CoreImage>,
@@ -132,7 +139,7 @@ pub struct BootCode {
 /// One stretch of boot code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodePart {
-    /// A file name for its copy: `mbr`, `bios-grub`, `gap`.
+    /// A file name for its copy: `mbr`, `bios-grub-1` (with the partition's number), `gap`.
     pub name: String,
     /// Bytes from the start of the disk.
     pub offset: u64,
@@ -175,21 +182,83 @@ pub enum LayoutError {
 /// # Errors
 /// When anything that is there cannot be read: "could not find out" is never a fact.
 pub fn read(root: &Path) -> Result<BootLayout, LayoutError> {
-    let _ = root;
-    Err(LayoutError::Read {
-        path: root.to_owned(),
-        source: std::io::Error::from(std::io::ErrorKind::Unsupported),
-    })
+    read_asking(root, &Machine { uuid: volumes::uuid, core: disk::cores, kexec: super::kexec::probe })
 }
 
-/// The boot code on the disks below GRUB's directory: the code in the first sector (never the partition table in it), and
-/// what comes after it. Empty where no disk has any.
+/// The boot code on the disks below GRUB's directory and below the root: the code in the first sector (never the partition
+/// table in it), and what comes after it. Empty where no disk has any.
 ///
 /// # Errors
 /// As [`read`].
 pub fn boot_code(root: &Path) -> Result<Vec<BootCode>, LayoutError> {
-    Err(LayoutError::Read {
-        path: root.to_owned(),
-        source: std::io::Error::from(std::io::ErrorKind::Unsupported),
+    disk::boot_code(root)
+}
+
+/// What only a live machine answers, apart so that everything else can be read from a made-up tree.
+struct Machine {
+    uuid: fn(&Path) -> Result<Option<String>, LayoutError>,
+    core: fn(&Path) -> Result<Vec<CoreImage>, LayoutError>,
+    kexec: fn() -> std::io::Result<()>,
+}
+
+fn read_asking(root: &Path, machine: &Machine) -> Result<BootLayout, LayoutError> {
+    let container = facts::is_container(root)?;
+    let firmware = facts::firmware(root)?;
+    let kernel = text(&root.join("proc/sys/kernel/osrelease"))?.trim().to_owned();
+    let command_line = text(&root.join("proc/cmdline"))?.trim().to_owned();
+    let (initramfs, watchdog) = (facts::initramfs(root), facts::watchdog(root)?);
+    if container {
+        // Disks, kernel and firmware that can be seen from in here are the host's.
+        let kexec = Kexec::Impossible("a container has no kernel of its own".into());
+        let (loader, boot, esp) = (Loader::None, BootPlace::Inside, None);
+        return Ok(BootLayout {
+            container,
+            firmware,
+            loader,
+            boot,
+            esp,
+            initramfs,
+            kexec,
+            watchdog,
+            kernel,
+            command_line,
+        });
+    }
+    let (boot, esp) = volumes::find(root, machine.uuid)?;
+    let loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
+    let kexec = facts::kexec(root, &kernel, machine.kexec)?;
+    Ok(BootLayout {
+        container,
+        firmware,
+        loader,
+        boot,
+        esp,
+        initramfs,
+        kexec,
+        watchdog,
+        kernel,
+        command_line,
     })
 }
+
+/// A file as text; bytes that are not UTF-8 are replaced.
+fn text(path: &Path) -> Result<String, LayoutError> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path).map_err(at(path))?).into_owned())
+}
+
+/// The same, and `None` when there is no such file.
+fn text_if_there(path: &Path) -> Result<Option<String>, LayoutError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path)(error)),
+    }
+}
+
+fn at<'p>(path: &'p Path) -> impl FnOnce(std::io::Error) -> LayoutError + use<'p> {
+    move |source| LayoutError::Read { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 pub mod block;
 pub mod grub;
 pub mod judge;
+pub mod kexec;
 pub mod layout;
 pub mod named_root;
 pub mod one_shot;
