@@ -75,11 +75,13 @@ pub struct Upgrade {
     pub silence: Span,
     /// The least guarantee level that a run starts with.
     pub minimum_level: GuaranteeLevel,
+    /// How old the last `check --prove-boot` may be for a run to start; without it a run does not ask for one.
+    pub boot_proof: Option<Span>,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B }
+        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B, boot_proof: None }
     }
 }
 

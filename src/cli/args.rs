@@ -92,6 +92,12 @@ pub struct CheckArgs {
     /// The release to go to; by default the next one.
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<String>,
+    /// Reboot through the boot chain, once into a kernel that dies, and see whether the machine comes back by itself.
+    #[arg(long)]
+    pub prove_boot: bool,
+    /// With `--prove-boot`: do not ask.
+    #[arg(long, requires = "prove_boot")]
+    pub yes: bool,
 }
 
 /// Arguments of `run`.

@@ -5,11 +5,13 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::CheckArgs;
-use super::{SCHEMA, needs_root, print_json, written};
+use super::confirm::confirm;
+use super::{SCHEMA, journal_failure, needs_root, print_json, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity};
-use crate::phases::{self, Outlook, plan};
+use crate::journal::Journal;
+use crate::phases::{self, Outlook, boot_proof, ground, plan};
 use crate::places::StateDirectory;
 use crate::system::show;
 
@@ -17,11 +19,14 @@ use crate::system::show;
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CheckArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("check")?;
+    if args.prove_boot {
+        return prove_boot(args, places);
+    }
     let (config, _) = config::load(&args.common.config)?;
     let hop = plan::hop(args.to.as_deref())?;
-    let outlook = phases::look(&config, None)
+    let outlook = phases::look(&config, places, None)
         .map_err(|error| Failure::failed("failed to look at this machine", error))?;
     let stops = outlook.stops(&config.waivers);
     if args.common.json {
@@ -48,6 +53,24 @@ pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> 
         written(out.write_all(as_text(&way, &outlook, &config).as_bytes()))?;
     }
     Ok(if stops { Exit::Refused } else { Exit::Done })
+}
+
+/// Reboots through the boot chain; `check` says afterwards what came of it.
+fn prove_boot(args: &CheckArgs, places: &StateDirectory) -> Result<Exit, Failure> {
+    ground::prepare(places)?;
+    let journal = Journal::open(places.path()).map_err(journal_failure)?;
+    if !journal.state().is_final() {
+        return Err(Failure::new(Exit::Refused, format!("a run is under way ({})", journal.state().name())));
+    }
+    confirm(
+        "The machine reboots twice, once into a kernel that dies on purpose, and should come back by itself within minutes. \
+         If it does not, reset it: it then boots as always. Services are down meanwhile.",
+        args.yes,
+    )?;
+    ground::install(places)?;
+    drop(journal);
+    match boot_proof::begin(places)
+        .map_err(|error| Failure::failed("failed to prove the boot chain", error))? {}
 }
 
 fn waived(finding: &Finding, outlook: &Outlook, config: &Config) -> bool {

@@ -101,9 +101,14 @@ pub(super) fn reboot(machine: &Machine, plan: &Plan, into: Destination) -> Resul
         }
         _ => "reboot",
     };
+    progress.reboot();
+    go_down(verb)
+}
+
+/// Asks systemd for a reboot or for kexec and waits for the end.
+pub(super) fn go_down(verb: &str) -> Result<Infallible> {
     // An upgrade in this process may have taken SIGTERM for itself.
     let stop = ToldToStop::by_signals().map_err(trouble)?;
-    progress.reboot();
     rustix::fs::sync();
     let ask = |args: &[&str]| Exec::new("systemctl").and_then(|exec| exec.args(args).success());
     // A job that hangs must not keep a half-finished run alive; systemd still stops everything that it can.

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use super::{Result, boot_set, loader, store, trouble};
+use super::{Result, boot_proof, boot_set, loader, store, trouble};
 use crate::boot::judge::Verdict;
 use crate::config::Config;
 use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity, Waiver};
 use crate::health::checks::{self, Phase};
 use crate::health::clock::Cancel;
 use crate::health::report::sentence;
+use crate::places::StateDirectory;
 use crate::release::completion::{self, CompletionFacts};
 use crate::snapshot::names::RunNames;
 use crate::snapshot::{self, layout};
@@ -41,7 +42,7 @@ impl Outlook {
 ///
 /// # Errors
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
-pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
+pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) -> Result<Outlook> {
     let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
     let mut findings: Vec<Finding> =
         snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
@@ -55,6 +56,9 @@ pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
     let promise = loader::promise(&verdict);
     findings.extend(of_promise(&promise, &verdict, config.upgrade.minimum_level));
     findings.extend(boot_set::space(&boot, promise.method)?);
+    if promise.method.is_one_shot() {
+        findings.extend(boot_proof::findings(places, config.upgrade.boot_proof, &boot.kernel));
+    }
     findings.sort_by_key(|finding| finding.severity);
     let mounts =
         layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();

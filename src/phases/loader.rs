@@ -175,25 +175,25 @@ fn load(trial: &Trial) -> Result<()> {
 }
 
 fn choice(method: FallbackMethod, layout: &BootLayout) -> Result<one_shot::Method> {
-    let env = |partition: Option<&Partition>, file: &str| {
-        let partition = partition.ok_or_else(|| {
-            Trouble::new(format!("the filesystem of {file} is not mounted ({})", method.words()))
-        })?;
-        let uuid = partition.uuid.clone().ok_or_else(|| {
-            Trouble::new(format!("the filesystem at {} has no UUID", partition.point.display()))
-        })?;
-        let place = EnvPlace { fs_uuid: uuid, path: format!("/{file}") };
-        Ok(one_shot::Method::EnvFile { file: partition.point.join(file), place })
+    Ok(match env_file(method, layout)? {
+        Some((file, place)) => one_shot::Method::EnvFile { file, place },
+        None => one_shot::Method::Kexec,
+    })
+}
+
+/// Where the environment file of a method lies, for us and for GRUB; `None` for methods without one.
+pub(super) fn env_file(method: FallbackMethod, layout: &BootLayout) -> Result<Option<(PathBuf, EnvPlace)>> {
+    let (partition, file) = match (method, &layout.boot) {
+        (FallbackMethod::EnvFileEsp, _) => (layout.esp.as_ref(), ESP_ENV),
+        (FallbackMethod::EnvFileBoot, BootPlace::Separate(partition)) => (Some(partition), BOOT_ENV),
+        (FallbackMethod::EnvFileBoot, BootPlace::Inside) => (None, BOOT_ENV),
+        (FallbackMethod::Kexec | FallbackMethod::ByName, _) => return Ok(None),
     };
-    match method {
-        FallbackMethod::EnvFileEsp => env(layout.esp.as_ref(), ESP_ENV),
-        FallbackMethod::EnvFileBoot => {
-            let partition = match &layout.boot {
-                BootPlace::Separate(partition) => Some(partition),
-                BootPlace::Inside => None,
-            };
-            env(partition, BOOT_ENV)
-        }
-        FallbackMethod::Kexec | FallbackMethod::ByName => Ok(one_shot::Method::Kexec),
-    }
+    let partition: &Partition = partition.ok_or_else(|| {
+        Trouble::new(format!("the filesystem of {file} is not mounted ({})", method.words()))
+    })?;
+    let uuid = partition.uuid.clone().ok_or_else(|| {
+        Trouble::new(format!("the filesystem at {} has no UUID", partition.point.display()))
+    })?;
+    Ok(Some((partition.point.join(file), EnvPlace { fs_uuid: uuid, path: format!("/{file}") })))
 }

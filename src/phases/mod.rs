@@ -2,6 +2,7 @@
 
 mod backup;
 mod boot;
+pub mod boot_proof;
 mod boot_set;
 mod check;
 pub mod confirmation;

@@ -76,7 +76,7 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
     })
 }
 
-fn new_run_id() -> Result<RunId, Failure> {
+pub(super) fn new_run_id() -> Result<RunId, Failure> {
     let mut random = [0_u8; 2];
     rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Failure::failed("failed to get random bytes", std::io::Error::from(errno)))?;
