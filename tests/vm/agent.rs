@@ -79,8 +79,11 @@ pub fn is_up(line: &str) -> bool {
     line.strip_prefix("up ").is_some_and(|boot| boot.len() == 36)
 }
 
+/// An agent that was started again in the same boot says the same boot id.
 fn ups(text: &str) -> usize {
-    whole_lines(text).filter(|line| is_up(line)).count()
+    let mut boots: Vec<&str> = whole_lines(text).filter(|line| is_up(line)).collect();
+    boots.dedup();
+    boots.len()
 }
 
 fn answer(line: &str, number: u32) -> Option<(i32, String, String)> {
@@ -103,6 +106,7 @@ mod tests {
         assert_eq!(answer("7 0 :b2s= :", 8), None);
         assert_eq!(answer("7 0 :b2s", 7), None);
         let boot = "up 0b2c6e1e-8f5c-4b7e-9d1c-0d6a4c5b7a11";
-        assert_eq!(ups(&format!("\n{boot}\n1 0 : :\n\n{boot}\nup 0b2c")), 2);
+        let next = "up 1b2c6e1e-8f5c-4b7e-9d1c-0d6a4c5b7a11";
+        assert_eq!(ups(&format!("\n{boot}\n1 0 : :\n\n{boot}\n\n{next}\nup 0b2c")), 2);
     }
 }
