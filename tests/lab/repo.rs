@@ -114,7 +114,9 @@ fn build(repository: &Path, suite: &str, package: &Package<'_>) -> Result<String
 
 /// Takes a package in that others have built and returns its paragraph of the index.
 fn include(repository: &Path, suite: &str, archive: &Path) -> Result<String> {
-    let below = PathBuf::from("pool").join(suite).join(archive.file_name().unwrap_or_default());
+    // apt asks for a plus sign in a code of its own, which the mirror does not read.
+    let name = archive.file_name().unwrap_or_default().to_string_lossy().replace(['+', '%'], "_");
+    let below = PathBuf::from("pool").join(suite).join(name);
     let deb = repository.join(&below);
     fs::create_dir_all(deb.parent().unwrap_or(repository))?;
     fs::copy(archive, &deb)?;
