@@ -307,7 +307,8 @@ fn an_orderly_reboot_of_a_trial_burns_no_try_but_the_budget_ends_it() {
             again.power = Some(4);
             let _cut_or_ended = driver::run(&mut again);
         }
-        let trials = again.journal.iter().filter(|record| matches!(record, Record::TrialBooted { .. })).count();
+        let trials =
+            again.journal.iter().filter(|record| matches!(record, Record::TrialBooted { .. })).count();
         assert!((2..=3).contains(&trials), "the plan allows three boots of the trial: {:#?}", again.journal);
     }
 }

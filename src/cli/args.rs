@@ -40,7 +40,7 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Bring the old system back.
     Rollback(RollbackArgs),
-    /// Accept a healthy trial for good (with `rule = "manual"`).
+    /// Accept a healthy trial for good (with `rule = "manual"` or `rule = "confirm"`).
     Commit(DecideArgs),
     /// Every run that this machine has seen.
     History(ShowArgs),
