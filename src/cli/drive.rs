@@ -29,12 +29,16 @@ pub(super) fn here(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
-    let Some(run) = journal.state().plan().map(|plan| plan.run.clone()) else {
-        return Err(Failure::usage("there is no run to drive"));
-    };
-    let directory = places.run(&run);
+    here_with(Machine::open(places.clone(), journal)?, json, out)
+}
+
+/// [`here`] with a machine that is open already.
+///
+/// # Errors
+/// As [`here`].
+pub(super) fn here_with(mut machine: Machine, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let directory = machine.run_directory().to_owned();
     let from = progress_length(&directory);
-    let mut machine = Machine::open(places.clone(), journal)?;
     let (alive, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| Failure::failed("failed to make a pipe", std::io::Error::from(errno)))?;
     let ended = std::thread::scope(|scope| {
