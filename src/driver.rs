@@ -139,6 +139,27 @@ pub fn leave(host: &mut dyn Host) -> Result<bool> {
     Ok(true)
 }
 
+/// Turns a trial back that this boot is, because it can't come to a verdict any more. Returns whether there was one; `healthy` says
+/// whether one that has passed its checks in this very boot counts too.
+///
+/// # Errors
+/// When the boot cannot be judged or the record cannot be written.
+pub fn give_up_trial(host: &mut dyn Host, cause: &str, healthy: bool) -> Result<bool> {
+    let state = host.replay()?;
+    let Some(plan) = state.plan() else { return Ok(false) };
+    let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
+    let on_trial = match &state {
+        State::Rebooting { from, .. } => *from != boot.id,
+        State::Trial { boot: trial, health, .. } => healthy || health.is_none() || *trial != boot.id,
+        _ => false,
+    };
+    if !on_trial || boot.place != Place::PlannedRoot {
+        return Ok(false);
+    }
+    host.append(Entry::rollback_started(Why::Trouble { during: "the trial".into(), cause: cause.into() }))?;
+    Ok(true)
+}
+
 /// Commits a healthy trial by an operator's word: health is judged once more, in this process.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ pub mod boot_proof;
 mod boot_set;
 mod check;
 pub mod confirmation;
+pub mod deadline;
 mod drain;
 mod fallback;
 pub mod ground;
@@ -23,7 +24,7 @@ mod trial;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use backup::{back_up_all, verdict_lines};
 pub use check::{Outlook, look};
@@ -95,6 +96,12 @@ impl Machine {
             Some(held_off) => held_off.release().map_err(trouble),
             None => holdoff::release_all().map_err(trouble),
         }
+    }
+
+    /// What belongs to the run.
+    #[must_use]
+    pub fn run_directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where progress is written.
@@ -191,6 +198,7 @@ impl Host for Machine {
 
     fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts> {
         self.progress.phase("trial");
+        deadline::set(self)?;
         trial::prepare(self, plan)
     }
 
@@ -204,10 +212,12 @@ impl Host for Machine {
 
     fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation> {
         self.progress.phase("waiting for the confirmation");
+        deadline::met()?;
         confirmation::wait(self, plan, until)
     }
 
     fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
+        deadline::lift()?;
         trial::settle(self, plan)
     }
 
