@@ -15,7 +15,7 @@ pub(super) fn arm(machine: &Machine, plan: &Plan) -> Result<FallbackFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     NamedRoot::new(&top, &plan.root.name, &machine.names).arm().map_err(trouble)?;
     if let Some(loader) = Loader::of(plan, &machine.names, &machine.directory, &top)? {
-        loader.arm(named(&top, plan)?.id.get())?;
+        loader.arm(named(&top, plan)?.id)?;
     }
     facts(machine, plan)
 }
