@@ -1,9 +1,9 @@
-# make build | install | test | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
+# make build | install | test | test-vm | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build install test test-lab planted-bugs demo bench scale fuzz clean-lab needs-build needs-test lint deny
+.PHONY: build install test test-lab test-vm planted-bugs demo bench scale fuzz clean-lab needs-build needs-test needs-vm lint deny
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -17,6 +17,8 @@ FUZZ_SECONDS ?= 60
 BUILD_PACKAGES := gcc pkg-config libc6-dev libclang-dev libbtrfsutil-dev
 TEST_PACKAGES := mmdebstrap systemd-container btrfs-progs rsync iproute2 mount util-linux acl attr \
     restic borgbackup rclone openssh-client openssh-server b3sum mtree-netbsd zstd lz4 bzip2 xz-utils
+VM_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools e2fsprogs util-linux dpkg
+VM_TESTS ?= vm_
 
 # Installs what is missing when it may; otherwise the build or the test says what it lacks.
 define install
@@ -54,6 +56,11 @@ test: build needs-test lint deny
 test-lab: needs-build needs-test
 	cargo test --locked --test lab_itself -- --include-ignored --test-threads=1 --nocapture
 
+# Real boot loaders under emulation, one machine at a time: hours for all of it. VM_TESTS=vm_uefi_ takes those whose name begins so.
+test-vm: build needs-test needs-vm
+	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test vm -- --ignored --test-threads=1 --nocapture $(VM_TESTS)
+	cargo test --locked --test vm -- --ignored --exact --nocapture write_the_table
+
 # Puts known bugs into a copy of the source, one at a time, and wants each of them caught.
 planted-bugs: needs-build
 	cargo test --locked --test planted -- --ignored --nocapture
@@ -85,6 +92,9 @@ needs-build:
 
 needs-test:
 	@$(call install,$(TEST_PACKAGES))
+
+needs-vm:
+	@$(call install,$(VM_PACKAGES))
 
 lint:
 	cargo fmt --check

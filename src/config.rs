@@ -75,11 +75,13 @@ pub struct Upgrade {
     pub silence: Span,
     /// The least guarantee level that a run starts with.
     pub minimum_level: GuaranteeLevel,
+    /// How old the last `check --prove-boot` may be for a run to start; without it a run does not ask for one.
+    pub boot_proof: Option<Span>,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B }
+        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B, boot_proof: None }
     }
 }
 
@@ -91,6 +93,8 @@ pub struct Health {
     pub soak: Span,
     /// How long services may take to start after a boot.
     pub settle: Span,
+    /// How long after its boot a trial must have a verdict; without one the machine goes back.
+    pub deadline: Span,
     /// Units that go by another name on the new release.
     pub renames: BTreeMap<String, String>,
     /// Named checks.
@@ -100,8 +104,8 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        let (soak, settle) = (Span::seconds(120), Span::seconds(300));
-        Self { soak, settle, renames: BTreeMap::new(), checks: Vec::new() }
+        let (soak, settle, deadline) = (Span::seconds(120), Span::seconds(300), Span::seconds(1800));
+        Self { soak, settle, deadline, renames: BTreeMap::new(), checks: Vec::new() }
     }
 }
 
@@ -109,15 +113,17 @@ impl Default for Health {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Commit {
-    /// `automatic` or `manual`.
+    /// `automatic`, `manual` or `confirm`.
     pub rule: CommitRule,
-    /// How often a healthy trial may be booted while it waits for a manual commit.
+    /// With `confirm`: how long a healthy trial waits for `safe-upgrade commit` before it goes back.
+    pub confirm: Span,
+    /// How often the trial may be booted in all, also by operators who reboot it.
     pub trial_boots: u8,
 }
 
 impl Default for Commit {
     fn default() -> Self {
-        Self { rule: CommitRule::Automatic, trial_boots: 3 }
+        Self { rule: CommitRule::Automatic, confirm: Span::seconds(600), trial_boots: 3 }
     }
 }
 
@@ -247,8 +253,21 @@ fn from_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 fn located(text: &str, (key, wrong): &(String, String)) -> String {
-    let (line, column) = position(text, text.find(key).unwrap_or(0));
+    let (line, column) = position(text, line_of(text, key).or_else(|| text.find(key)).unwrap_or(0));
     format!("{line}:{column}: {wrong}")
+}
+
+/// Where a line begins that gives a key its value; comments and values may hold the same word.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let indent = line.len() - line.trim_start().len();
+        if line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('=')) {
+            return Some(offset + indent);
+        }
+        offset += line.len();
+    }
+    None
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
@@ -276,6 +295,7 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
         }
     }
     verify::validate(&config.scheduled)?;
+    enough_time(&config.health)?;
     let mut names = BTreeSet::new();
     for check in &config.health.checks {
         if !names.insert(&check.name) {
@@ -294,6 +314,26 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
     Ok(())
 }
 
+/// A trial that takes the time that it is allowed must not be ended by its deadline: waiting for the end of the boot and
+/// waiting for slow services may each take `settle`, and then it soaks.
+fn enough_time(health: &Health) -> Result<(), (String, String)> {
+    let needed = health.settle.duration().saturating_mul(2).saturating_add(health.soak.duration());
+    if health.deadline.duration() > needed {
+        return Ok(());
+    }
+    let (deadline, needed) = (health.deadline, Span::seconds(needed.as_secs()));
+    let keys = [("deadline", Health::default().deadline), ("settle", Health::default().settle)];
+    let set = |(key, default): &(&str, Span)| match *key {
+        "deadline" => health.deadline != *default,
+        _ => health.settle != *default,
+    };
+    let key = keys.iter().find(|key| set(key)).map_or("soak", |(key, _)| key);
+    Err((
+        key.into(),
+        format!("health.deadline ({deadline}) must be more than twice settle and soak together ({needed})"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,6 +347,21 @@ mod tests {
         assert!(config.backup.copy);
         assert_eq!(config.retention.keep.to_string(), "14d");
         assert_eq!(config.commit.rule, CommitRule::Automatic);
+    }
+
+    #[test]
+    fn a_deadline_leaves_time_for_a_verdict() {
+        let wrong = |text: &str| parse(&format!("# deadline\n{SMALL}[health]\n{text}")).unwrap_err();
+        let error = wrong("soak = \"10s\"\ndeadline = \"610s\"\n");
+        assert_eq!(
+            error,
+            "7:1: health.deadline (610s) must be more than twice settle and soak together (610s)"
+        );
+        assert!(wrong("settle = \"20m\"\n").starts_with("6:1: health.deadline (30m)"));
+        assert!(wrong("soak = \"1h\"\n").starts_with("6:1: "));
+        let good = parse(&format!("{SMALL}[health]\nsettle = \"20m\"\ndeadline = \"1h\"\n")).unwrap();
+        assert_eq!(good.health.deadline.to_string(), "1h");
+        assert_eq!(parse(SMALL).unwrap().health.deadline.to_string(), "30m");
     }
 
     #[test]

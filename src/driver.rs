@@ -6,13 +6,13 @@
 use std::convert::Infallible;
 
 use crate::evidence::{
-    BackupEvidence, BackupProof, Boot, BootFacts, BootId, CommitRule, FallbackEvidence, FallbackFacts, Gate,
-    HealthEvidence, HealthFacts, JournalEvidence, JournalFacts, Plan, PreflightEvidence, PreflightFacts,
-    Refusal, RestoreReport, RestoredEvidence, RolledBackEvidence, SampleFacts, SnapshotEvidence,
-    SnapshotFacts, SnapshotSet, SwitchEvidence, TrialEvidence, UpgradeEvidence, UpgradeFacts, VolumeId,
-    gate::Proofs,
+    BackupEvidence, BackupProof, Boot, BootFacts, BootId, CommitRule, Confirmation, FallbackEvidence,
+    FallbackFacts, Gate, HealthEvidence, HealthFacts, JournalEvidence, JournalFacts, Place, Plan,
+    PreflightEvidence, PreflightFacts, Refusal, RestoreReport, RestoredEvidence, RestoredFacts,
+    RolledBackEvidence, SampleFacts, SnapshotEvidence, SnapshotFacts, SnapshotSet, SwitchEvidence,
+    TrialEvidence, UpgradeEvidence, UpgradeFacts, VolumeId, gate::Proofs,
 };
-use crate::machine::{CommittedBy, Entry, Passage, ROLLBACK_TRIES, State, Step, Undo, Why};
+use crate::machine::{CommittedBy, Destination, Entry, Passage, ROLLBACK_TRIES, State, Step, Undo, Why};
 
 /// "Could not find out" or "could not do it": never a yes, and never a no.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +68,16 @@ pub trait Host {
     // Changing.
     fn upgrade(&mut self, plan: &Plan, gate: Gate) -> Result<UpgradeFacts>; // O
     fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts>; // P
-    fn reboot(&mut self, plan: &Plan) -> Result<Infallible>; // R
+    fn reboot(&mut self, plan: &Plan, into: Destination) -> Result<Infallible>; // R
+    /// The trial's boot ends in an orderly way: the next one is the trial again. P.
+    fn trial_again(&mut self, plan: &Plan) -> Result<()>;
+    /// Waits for a word from outside until an uptime in seconds. R.
+    fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation>;
     /// What must be true before a run counts as committed: the new release boots by default, traffic comes back. P.
     fn settle_committed(&mut self, plan: &Plan) -> Result<()>;
 
     // Restoring.
-    fn restore(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<BootFacts>; // P
+    fn restore(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<RestoredFacts>; // P
     /// What ends a proven rollback: traffic comes back, and health is looked at; it is reported, it does not decide. P.
     fn settle_restored(&mut self, plan: &Plan) -> HealthFacts;
 }
@@ -93,8 +97,7 @@ pub enum Stop {
 /// When the journal or the boot cannot be read, when a record cannot be appended, or when the machine does not reboot. The
 /// journal then says where the run stands, and calling this again goes on from there.
 pub fn run(host: &mut dyn Host) -> Result<Stop> {
-    // Earned in this process and not yet used.
-    let mut backup: Option<BackupEvidence> = None;
+    let mut earned = Earned::default();
     loop {
         let state = host.replay()?;
         let Some(plan) = state.plan() else { return Ok(Stop::Final(state)) };
@@ -105,10 +108,56 @@ pub fn run(host: &mut dyn Host) -> Result<Stop> {
         let entry = match state.next_step(&boot) {
             Step::Stop => return Ok(Stop::Final(state)),
             Step::AwaitCommit { .. } => return Ok(Stop::AwaitsCommit(state)),
-            step => perform(host, step, boot.id, &mut backup)?,
+            step => perform(host, step, boot.id, &mut earned)?,
         };
         host.append(entry)?;
     }
+}
+
+/// Evidence that was earned in this process and is not yet used.
+#[derive(Default)]
+struct Earned {
+    backup: Option<BackupEvidence>,
+    health: Option<HealthEvidence>,
+}
+
+/// Says that the trial's boot ends in an orderly way, by somebody else than the run: the next boot is the trial again. Returns
+/// whether there was anything to say.
+///
+/// # Errors
+/// When the boot cannot be judged, the trial cannot be booted again, or the record cannot be written.
+pub fn leave(host: &mut dyn Host) -> Result<bool> {
+    let state = host.replay()?;
+    let State::Trial { plan, boot: trial, left: false, .. } = &state else { return Ok(false) };
+    let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
+    if boot.place != Place::PlannedRoot || boot.id != *trial {
+        return Ok(false);
+    }
+    // In this order: cut in between, the trial boots and is taken for interrupted, which leads back.
+    host.trial_again(plan)?;
+    host.append(Entry::trial_left(boot.id))?;
+    Ok(true)
+}
+
+/// Turns a trial back that this boot is, because it can't come to a verdict any more. Returns whether there was one; `healthy` says
+/// whether one that has passed its checks in this very boot counts too.
+///
+/// # Errors
+/// When the boot cannot be judged or the record cannot be written.
+pub fn give_up_trial(host: &mut dyn Host, cause: &str, healthy: bool) -> Result<bool> {
+    let state = host.replay()?;
+    let Some(plan) = state.plan() else { return Ok(false) };
+    let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
+    let on_trial = match &state {
+        State::Rebooting { from, .. } => *from != boot.id,
+        State::Trial { boot: trial, health, .. } => healthy || health.is_none() || *trial != boot.id,
+        _ => false,
+    };
+    if !on_trial || boot.place != Place::PlannedRoot {
+        return Ok(false);
+    }
+    host.append(Entry::rollback_started(Why::Trouble { during: "the trial".into(), cause: cause.into() }))?;
+    Ok(true)
 }
 
 /// Commits a healthy trial by an operator's word: health is judged once more, in this process.
@@ -126,12 +175,7 @@ pub fn commit(host: &mut dyn Host, plan: &Plan) -> Judged<()> {
 }
 
 /// Does one step and returns what to write down about it. Trouble becomes a turn back wherever there is a way back.
-fn perform(
-    host: &mut dyn Host,
-    step: Step,
-    now: BootId,
-    backup: &mut Option<BackupEvidence>,
-) -> Result<Entry> {
+fn perform(host: &mut dyn Host, step: Step, now: BootId, earned: &mut Earned) -> Result<Entry> {
     Ok(match step {
         Step::Preflight { plan } => {
             let judged = host.preflight(&plan).map(|facts| PreflightEvidence::judge(&plan, facts));
@@ -141,7 +185,7 @@ fn perform(
             let judged = host.back_up(&plan).map(|report| BackupEvidence::judge(&plan, &report));
             or_refuse("the backup", judged, |evidence| {
                 let entry = Entry::backup_verified(&evidence);
-                *backup = Some(evidence);
+                earned.backup = Some(evidence);
                 entry
             })
         }
@@ -157,22 +201,24 @@ fn perform(
             or_refuse("arming the fallback", judged, |evidence| Entry::fallback_armed(&evidence))
         }
         Step::Upgrade { plan, backup: claim, snapshot } => {
-            match open_gate(host, &plan, &claim, &snapshot, backup.take()) {
+            match open_gate(host, &plan, &claim, &snapshot, earned.backup.take()) {
                 Ok(Ok(gate)) => upgrade(host, &plan, gate, now)?,
                 Ok(Err(refusal)) => Entry::refusal_started(Why::Judged { refusal }),
                 Err(trouble) => Entry::refusal_started(why("proving everything again", &trouble)),
             }
         }
-        Step::PrepareTrial { plan, boot } => {
-            let judged = host.prepare_trial(&plan).map(|facts| SwitchEvidence::judge(&plan, &facts));
+        Step::PrepareTrial { plan, snapshot, boot } => {
+            let judged =
+                host.prepare_trial(&plan).map(|facts| SwitchEvidence::judge(&plan, &snapshot, &facts));
             or_roll_back("preparing the trial", judged, |evidence| Entry::reboot_started(&evidence, boot))
         }
-        Step::Reboot { plan } => match host.reboot(&plan)? {},
+        Step::Reboot { plan, into } => match host.reboot(&plan, into)? {},
         Step::EnterTrial { plan } => {
             let judged = host.boot().map(|facts| TrialEvidence::judge(&plan, &facts));
             or_roll_back("entering the trial", judged, |evidence| Entry::trial_booted(&evidence))
         }
-        Step::CheckHealth { plan } => check_health(host, &plan),
+        Step::CheckHealth { plan } => check_health(host, &plan, earned),
+        Step::AwaitConfirmation { plan, until } => await_confirmation(host, &plan, until, earned),
         Step::TakeBack { plan, what } => match tried(|| host.take_back(&plan, what)) {
             Ok(()) => Entry::undone(what),
             Err(trouble) => Entry::stuck(why("taking the preparations back", &trouble)),
@@ -226,17 +272,43 @@ fn upgrade(host: &mut dyn Host, plan: &Plan, gate: Gate, now: BootId) -> Result<
     Ok(or_roll_back("the upgrade", judged, |evidence| Entry::upgrade_finished(&evidence)))
 }
 
-fn check_health(host: &mut dyn Host, plan: &Plan) -> Entry {
+fn check_health(host: &mut dyn Host, plan: &Plan, earned: &mut Earned) -> Entry {
     let judged = host.check_health(plan).map(HealthEvidence::judge);
     let Ok(Ok(evidence)) = judged else {
-        return or_roll_back("checking health", judged, |evidence| Entry::health_passed(&evidence));
+        return or_roll_back("checking health", judged, |evidence| Entry::health_passed(&evidence, 0));
     };
-    match plan.commit {
-        CommitRule::Manual => Entry::health_passed(&evidence),
-        CommitRule::Automatic => match host.settle_committed(plan) {
-            Ok(()) => Entry::committed(&evidence, CommittedBy::Rule),
-            Err(trouble) => Entry::rollback_started(why("settling the new release", &trouble)),
-        },
+    match (plan.commit, host.boot()) {
+        (CommitRule::Automatic, _) => settle(host, plan, &evidence, CommittedBy::Rule),
+        (_, Ok(now)) => {
+            let entry = Entry::health_passed(&evidence, now.uptime);
+            earned.health = Some(evidence);
+            entry
+        }
+        (_, Err(trouble)) => Entry::rollback_started(why("looking at the clock", &trouble)),
+    }
+}
+
+/// A word from outside ends the trial well; no word in time means that nobody can reach the machine, and it goes back.
+fn await_confirmation(host: &mut dyn Host, plan: &Plan, until: u64, earned: &mut Earned) -> Entry {
+    match host.await_confirmation(plan, until) {
+        Err(trouble) => return Entry::rollback_started(why("waiting for the confirmation", &trouble)),
+        Ok(Confirmation::Missed) => return Entry::rollback_started(Why::NotConfirmed),
+        Ok(Confirmation::Given) => {}
+    }
+    let judged = match earned.health.take() {
+        Some(evidence) => Ok(Ok(evidence)),
+        None => host.check_health(plan).map(HealthEvidence::judge),
+    };
+    let Ok(Ok(evidence)) = judged else {
+        return or_roll_back("checking health", judged, |evidence| Entry::health_passed(&evidence, 0));
+    };
+    settle(host, plan, &evidence, CommittedBy::Operator)
+}
+
+fn settle(host: &mut dyn Host, plan: &Plan, evidence: &HealthEvidence, by: CommittedBy) -> Entry {
+    match host.settle_committed(plan) {
+        Ok(()) => Entry::committed(evidence, by),
+        Err(trouble) => Entry::rollback_started(why("settling the new release", &trouble)),
     }
 }
 

@@ -10,6 +10,18 @@ pub const STATE_DIRECTORY: &str = "/var/lib/safe-upgrade";
 /// The unit that drives a run, also after a reboot.
 pub const RESUME_UNIT: &str = "safe-upgrade-resume.service";
 
+/// The unit that drives a run in emergency and rescue mode, where the other one is not started.
+pub const EMERGENCY_UNIT: &str = "safe-upgrade-emergency.service";
+
+/// The unit that is stopped when the machine goes down in an orderly way.
+pub const LEAVE_UNIT: &str = "safe-upgrade-leave.service";
+
+/// The timer that ends a trial without a verdict.
+pub const DEADLINE_TIMER: &str = "safe-upgrade-deadline.timer";
+
+/// What that timer starts.
+pub const DEADLINE_UNIT: &str = "safe-upgrade-deadline.service";
+
 /// The state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDirectory(PathBuf);

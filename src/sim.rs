@@ -8,11 +8,12 @@ use std::convert::Infallible;
 
 use crate::driver::{Host, Trouble};
 use crate::evidence::{
-    BackupProof, BootFacts, BootId, FallbackFacts, Finding, Gate, GuaranteeLevel, HealthFacts, JournalFacts,
-    Plan, PreflightFacts, RestoreReport, SampleFacts, Severity, SnapshotFacts, SnapshotSet, TreeReport,
-    UpgradeFacts, Volume, VolumeId, backup::TreeProof,
+    BackupProof, BootFacts, BootId, Confirmation, FallbackFacts, FallbackMethod, Finding, Gate,
+    GuaranteeLevel, HealthFacts, JournalFacts, Plan, PreflightFacts, Promise, RestoreReport, RestoredFacts,
+    SampleFacts, Severity, SnapshotFacts, SnapshotSet, TreeReport, UpgradeFacts, Volume, VolumeId,
+    backup::TreeProof,
 };
-use crate::machine::{Entry, Passage, Record, State, Undo};
+use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
 
 mod world;
 
@@ -24,6 +25,13 @@ type Result<T> = std::result::Result<T, Trouble>;
 
 const SNAPSHOT: &str = "before";
 const CLONE: &str = "clone";
+
+/// The plan of a world.
+fn planned(world: &World) -> Plan {
+    let level = if world.method.is_one_shot() { GuaranteeLevel::A } else { GuaranteeLevel::B };
+    let promise = Promise { method: world.method, level, reason: "the simulation says so".into() };
+    Plan { promise, ..plan(world.commit) }
+}
 
 #[derive(Debug, Clone)]
 struct SimVolume {
@@ -59,6 +67,10 @@ pub struct Sim {
     names: BTreeMap<&'static str, SimVolume>,
     running: VolumeId,
     next_volume: u32,
+    /// The boot loader will boot the trial once. On disk.
+    one_shot: bool,
+    /// This boot is the one-shot boot of the trial.
+    as_trial: bool,
     on: bool,
 }
 
@@ -69,7 +81,7 @@ impl Sim {
         let root = SimVolume { id: volume_id(1), parent: None, content: Content::Old, read_only: false };
         Self {
             world,
-            journal: vec![Record::Planned { plan: plan(world.commit) }],
+            journal: vec![Record::Planned { plan: planned(&world) }],
             power: None,
             upgrades: 0,
             boots: 1,
@@ -81,6 +93,8 @@ impl Sim {
             running: root.id.clone(),
             names: BTreeMap::from([(ROOT, root)]),
             next_volume: 2,
+            one_shot: false,
+            as_trial: false,
             on: true,
         }
     }
@@ -91,11 +105,16 @@ impl Sim {
         self.on
     }
 
-    /// Boots again: memory is lost, disks are not. The root's name decides, unless the loader falls back by itself.
+    /// Boots again: memory is lost, disks are not. A one-shot boot is used up by being tried, and a trial that dies leads to the
+    /// next boot at once. Otherwise the root's name decides, unless the loader falls back by itself.
     pub fn power_on(&mut self) {
-        let trial = matches!(self.journal.last(), Some(Record::RebootStarted { .. }));
-        let by_loader = self.names.get(CLONE).filter(|_| trial && self.world.falls_back);
-        if let Some(volume) = by_loader.or_else(|| self.names.get(ROOT)) {
+        let once = std::mem::take(&mut self.one_shot);
+        self.as_trial = once && !self.world.falls_back;
+        let first = matches!(self.journal.last(), Some(Record::RebootStarted { .. }));
+        let by_name = self.world.method == FallbackMethod::ByName;
+        let instead =
+            self.names.get(CLONE).filter(|_| self.as_trial || by_name && first && self.world.falls_back);
+        if let Some(volume) = instead.or_else(|| self.names.get(ROOT)) {
             self.running = volume.id.clone();
         }
         self.boots += 1;
@@ -175,13 +194,16 @@ impl Sim {
         let volume = |volume: &SimVolume| Volume { uuid: volume.id.clone(), parent: volume.parent.clone() };
         let running = self.names.values().find(|volume| volume.id == self.running);
         let running = running.ok_or_else(|| Trouble::new("the running root has lost its name"))?;
-        let plan = plan(self.world.commit);
+        let plan = planned(&self.world);
         let release = if running.content == Content::New { plan.to } else { plan.from };
         Ok(BootFacts {
             boot: BootId::new(self.boots.to_string()),
             running: volume(running),
             named: volume(&self.named(ROOT)?),
             release,
+            token: self.as_trial.then(|| plan.run.clone()),
+            one_shot: Some(self.one_shot),
+            uptime: 60,
         })
     }
 
@@ -191,6 +213,8 @@ impl Sim {
             name: SNAPSHOT.into(),
             volume: found.map(|volume| Volume { uuid: volume.id.clone(), parent: volume.parent.clone() }),
             read_only: found.is_some_and(|volume| volume.read_only),
+            boot: vec![],
+            boot_faults: vec![],
         }
     }
 
@@ -318,11 +342,11 @@ impl Host for Sim {
         self.tick()?;
         let facts = self.switch_facts()?;
         Ok(FallbackFacts {
-            method: "by name".into(),
+            promise: planned(&self.world).promise,
+            loader_fault: None,
             named: facts.named,
             running: facts.running.uuid,
             resume_enabled: true,
-            level: GuaranteeLevel::B,
             least: GuaranteeLevel::B,
         })
     }
@@ -373,11 +397,25 @@ impl Host for Sim {
     }
 
     fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts> {
-        self.switch_to_planned_root(plan, true)?;
+        self.trial_again(plan)?;
         self.switch_facts()
     }
 
-    fn reboot(&mut self, _: &Plan) -> Result<Infallible> {
+    fn trial_again(&mut self, plan: &Plan) -> Result<()> {
+        if !plan.promise.method.is_one_shot() {
+            return self.switch_to_planned_root(plan, true);
+        }
+        self.tick()?;
+        self.one_shot = true;
+        self.tick()
+    }
+
+    fn await_confirmation(&mut self, _: &Plan, _: u64) -> Result<Confirmation> {
+        self.tick()?;
+        Ok(if self.world.confirms { Confirmation::Given } else { Confirmation::Missed })
+    }
+
+    fn reboot(&mut self, _: &Plan, _: Destination) -> Result<Infallible> {
         self.on = false;
         Err(Trouble::new("the machine goes down"))
     }
@@ -387,21 +425,24 @@ impl Host for Sim {
         Ok(self.health(self.world.healthy))
     }
 
-    fn settle_committed(&mut self, _: &Plan) -> Result<()> {
+    fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
         self.tick()?;
+        self.one_shot = false;
+        self.switch_to_planned_root(plan, true)?;
         self.in_traffic = true;
         self.tick()?;
         self.names.remove(CLONE);
         self.tick()
     }
 
-    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<BootFacts> {
+    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<RestoredFacts> {
         self.tick()?;
         if !self.world.restores {
             return Err(Trouble::new("the exchange is refused"));
         }
+        self.one_shot = false;
         self.switch_to_planned_root(plan, false)?;
-        self.switch_facts()
+        Ok(RestoredFacts { boot: self.switch_facts()?, members: vec![] })
     }
 
     fn settle_restored(&mut self, _: &Plan) -> HealthFacts {

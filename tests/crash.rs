@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 use safe_upgrade::driver::{self, Stop};
-use safe_upgrade::evidence::CommitRule;
+use safe_upgrade::evidence::{CommitRule, FallbackMethod};
 use safe_upgrade::machine::{Record, State, Why};
 use safe_upgrade::sim::{Content, Sim, Store, World};
 
@@ -13,7 +13,15 @@ const MOMENTS: u32 = 90;
 /// Rebooting into the trial, back out of it, and once more for each of the two cuts.
 const MOST_BOOTS: u32 = 8;
 
+/// Every world by every way to boot a trial that the machine can tell apart.
 fn worlds() -> Vec<World> {
+    [FallbackMethod::ByName, FallbackMethod::EnvFileEsp]
+        .into_iter()
+        .flat_map(|method| worlds_by_name().into_iter().map(move |world| World { method, ..world }))
+        .collect()
+}
+
+fn worlds_by_name() -> Vec<World> {
     let mut worlds = Vec::new();
     for healthy in [true, false] {
         for upgrades in [true, false] {
@@ -30,6 +38,9 @@ fn worlds() -> Vec<World> {
     worlds.push(World { seals: false, ..World::FINE });
     worlds.push(World { commit: CommitRule::Manual, ..World::FINE });
     worlds.push(World { commit: CommitRule::Manual, healthy: false, ..World::FINE });
+    worlds.push(World { commit: CommitRule::Confirm, ..World::FINE });
+    worlds.push(World { commit: CommitRule::Confirm, confirms: false, ..World::FINE });
+    worlds.push(World { commit: CommitRule::Confirm, healthy: false, ..World::FINE });
     worlds
 }
 
@@ -89,8 +100,11 @@ fn check(sim: &Sim, stop: &Stop, schedule: &str) {
             assert_eq!(sim.running_content(), Some(Content::New), "{}", journal());
             assert_eq!(sim.next_content(), Some(Content::New), "{}", journal());
             assert!(sim.in_traffic, "{}", journal());
+            assert!(sim.world.commit != CommitRule::Confirm || sim.world.confirms, "{}", journal());
+            boots_nothing_else(sim, &journal());
         }
         Stop::Final(State::RolledBack { .. }) => {
+            boots_nothing_else(sim, &journal());
             assert!(sim.world.restores || fell_back(sim), "{}", journal());
             assert_eq!(
                 sim.running_content(),
@@ -111,6 +125,13 @@ fn check(sim: &Sim, stop: &Stop, schedule: &str) {
         }
         Stop::Final(state) => panic!("stopped in {}: {}", state.name(), journal()),
     }
+}
+
+/// A run that has ended leaves nothing armed: a power cut years later boots what runs now.
+fn boots_nothing_else(sim: &Sim, journal: &str) {
+    let mut later = sim.clone();
+    later.power_on();
+    assert_eq!(later.running_content(), sim.running_content(), "another system boots later: {journal}");
 }
 
 fn fell_back(sim: &Sim) -> bool {
@@ -147,7 +168,7 @@ fn every_moment_twice_in_every_world() {
         })
         .sum();
     println!("{schedules} schedules");
-    assert_eq!(schedules, 52 * u64::from(MOMENTS) * u64::from(MOMENTS));
+    assert_eq!(schedules, 2 * 55 * u64::from(MOMENTS) * u64::from(MOMENTS));
 }
 
 #[test]
@@ -171,6 +192,14 @@ fn without_a_cut_each_world_ends_as_it_should() {
     assert_eq!(end(World { seals: false, ..fine }), "Refused");
     assert_eq!(end(World { healthy: false, restores: false, ..fine }), "Stuck");
     assert_eq!(end(World { commit: CommitRule::Manual, ..fine }), "Trial");
+    let confirm = World { commit: CommitRule::Confirm, ..fine };
+    assert_eq!(end(confirm), "Committed");
+    assert_eq!(end(World { confirms: false, ..confirm }), "RolledBack");
+    let once = World { method: FallbackMethod::EnvFileEsp, ..fine };
+    assert_eq!(end(once), "Committed");
+    assert_eq!(end(World { healthy: false, ..once }), "RolledBack");
+    assert_eq!(end(World { falls_back: true, ..once }), "RolledBack");
+    assert_eq!(end(World { falls_back: true, restores: false, ..once }), "Stuck");
 }
 
 #[test]
@@ -237,4 +266,60 @@ fn an_operator_commits_only_what_is_healthy() {
     sim.world.healthy = true;
     driver::commit(&mut sim, &plan).expect("health can be found out").expect("it is healthy");
     assert!(matches!(sim.journal.last(), Some(Record::Committed { .. })));
+}
+
+/// Boots the machine into its trial and stops there, before health is judged.
+fn in_trial(method: FallbackMethod) -> Sim {
+    let at_trial = |sim: &Sim| matches!(sim.journal.last(), Some(Record::TrialBooted { .. }));
+    (0..MOMENTS)
+        .find_map(|moment| {
+            let mut sim = Sim::planned(World { method, ..World::FINE });
+            driver::run(&mut sim).expect_err("it reboots into the trial");
+            sim.power_on();
+            sim.power = Some(moment);
+            driver::run(&mut sim).expect_err("the power goes");
+            at_trial(&sim).then_some(sim)
+        })
+        .expect("some cut comes right after the trial was entered")
+}
+
+#[test]
+fn an_orderly_reboot_of_a_trial_burns_no_try_but_the_budget_ends_it() {
+    for method in [FallbackMethod::ByName, FallbackMethod::EnvFileEsp] {
+        let mut sim = in_trial(method);
+        sim.power_on_same_boot();
+        assert!(driver::leave(&mut sim).expect("it can be said"), "{method:?}");
+        sim.power_on();
+        let stop = settle(&mut sim, &[]);
+        check(&sim, &stop, "an orderly reboot");
+        assert!(matches!(stop, Stop::Final(State::Committed { .. })), "{method:?}: {:#?}", sim.journal);
+
+        let mut again = in_trial(method);
+        let mut reboots = 0;
+        loop {
+            again.power_on_same_boot();
+            if !driver::leave(&mut again).expect("it can be said") {
+                break;
+            }
+            reboots += 1;
+            assert!(reboots < 9, "nothing ends it: {:#?}", again.journal);
+            again.power_on();
+            again.power = Some(4);
+            let _cut_or_ended = driver::run(&mut again);
+        }
+        let trials =
+            again.journal.iter().filter(|record| matches!(record, Record::TrialBooted { .. })).count();
+        assert!((2..=3).contains(&trials), "the plan allows three boots of the trial: {:#?}", again.journal);
+    }
+}
+
+#[test]
+fn a_trial_whose_power_is_cut_goes_back() {
+    for method in [FallbackMethod::ByName, FallbackMethod::EnvFileEsp] {
+        let mut sim = in_trial(method);
+        sim.power_on();
+        let stop = settle(&mut sim, &[]);
+        check(&sim, &stop, "power cut on trial");
+        assert!(matches!(stop, Stop::Final(State::RolledBack { .. })), "{method:?}: {:#?}", sim.journal);
+    }
 }

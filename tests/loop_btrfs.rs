@@ -350,7 +350,7 @@ fn the_state_volume_is_outside_of_the_rollback() {
 }
 
 fn found(disk: &Disk) -> Vec<(&'static str, Severity)> {
-    let layout = layout::read(disk.mount(), Some(&names()), vec![]).unwrap();
+    let layout = layout::read(disk.mount(), Some(&names())).unwrap();
     findings::findings(&layout).iter().map(|one| (one.id, one.severity)).collect()
 }
 
@@ -363,7 +363,7 @@ fn preflight_finds_what_a_real_filesystem_has() {
     let low = ("btrfs-low-unallocated", Inhibitor);
     let disk = Disk::sized("@rootfs", "5G");
     assert_eq!(found(&disk), []);
-    assert_eq!(layout::read(disk.mount(), None, vec![]).unwrap().btrfs.unwrap().root_name(), Some("@rootfs"));
+    assert_eq!(layout::read(disk.mount(), None).unwrap().btrfs.unwrap().root_name(), Some("@rootfs"));
     fs::create_dir_all(disk.mount().join("etc")).unwrap();
     disk.write("etc/fstab", "UUID=x / btrfs defaults,subvol=@rootfs,subvolid=256 0 0\n");
     assert_eq!(found(&disk), [("fstab-subvolid", Inhibitor)]);

@@ -19,7 +19,8 @@ fn records() -> Vec<Record> {
     let unhealthy = World { healthy: false, ..World::FINE };
     let manual = World { commit: CommitRule::Manual, ..World::FINE };
     let inhibited = World { inhibited: true, ..World::FINE };
-    for world in [World::FINE, unhealthy, manual, inhibited] {
+    let confirmed = World { commit: CommitRule::Confirm, ..World::FINE };
+    for world in [World::FINE, unhealthy, manual, confirmed, inhibited] {
         let mut sim = Sim::planned(world);
         while driver::run(&mut sim).is_err() {
             sim.power_on();
@@ -28,9 +29,14 @@ fn records() -> Vec<Record> {
     }
     all.push(Record::HealthPassed {
         facts: HealthFacts { checked: 1, failed: vec![], noted: vec![], soaked: 0 },
+        uptime: 60,
     });
+    all.push(Record::TrialLeft { boot: BootId::new("2") });
     all.extend([Undo::Disarm, Undo::ReleaseSnapshots, Undo::Undrain].map(|what| Record::Undone { what }));
-    all.extend([Why::Operator, Why::FellBack, Why::NotRestored].map(|why| Record::RollbackStarted { why }));
+    all.extend(
+        [Why::Operator, Why::FellBack, Why::NotConfirmed, Why::NotRestored]
+            .map(|why| Record::RollbackStarted { why }),
+    );
     all.push(Record::Stuck { why: Why::UnknownRoot });
     all.push(Record::Pruned { run: plan(CommitRule::Automatic).run });
     all.push(Record::TrialBooted { boot: BootId::new("7") });

@@ -92,21 +92,6 @@ pub fn line_with(menu: &[u8], name: &str) -> Option<usize> {
     menu.split(|byte| *byte == b'\n').position(mentions).map(|index| index + 1)
 }
 
-/// The boot loaders that are installed on a root, by what they leave there.
-#[must_use]
-pub fn loaders(root: &Path) -> Vec<&'static str> {
-    let signs = [
-        ("GRUB", MENU),
-        ("systemd-boot", "boot/loader/loader.conf"),
-        ("systemd-boot", "boot/efi/loader/loader.conf"),
-        ("systemd-boot", "efi/loader/loader.conf"),
-    ];
-    let mut found: Vec<&str> =
-        signs.iter().filter(|(_, sign)| root.join(sign).exists()).map(|(name, _)| *name).collect();
-    found.dedup();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,15 +103,5 @@ mod tests {
         assert_eq!(line_with(MENU_TEXT, "@safe-upgrade-r1-root"), Some(9));
         assert_eq!(line_with(MENU_TEXT, "@safe-upgrade-r2-root"), None);
         assert_eq!(line_with(b"", "@x"), None);
-    }
-
-    #[test]
-    fn finds_loaders_by_their_files() {
-        let root = tempfile::tempdir().unwrap();
-        assert!(loaders(root.path()).is_empty());
-        std::fs::create_dir_all(root.path().join("boot/grub")).unwrap();
-        std::fs::write(root.path().join(MENU), "").unwrap();
-        assert_eq!(loaders(root.path()), ["GRUB"]);
-        assert!(facts(root.path()).menu);
     }
 }

@@ -1,15 +1,21 @@
-//! Which system the next boot lands on.
+//! Which system the next boot lands on, and what of the boot loader goes with it.
 //!
-//! So far the one way that needs no boot loader's help: the root is mounted by name, so the boot lands on the tree that has
-//! the name ([`named_root`]). What the boot loaders themselves keep (menus, counters, boot code) has its place beside it.
+//! In the order of the story: [`layout`] reads how the machine boots, [`judge`] says what that can promise. [`named_root`]
+//! switches roots by name. [`one_shot`] boots the trial once: [`frozen`] holds the installers off, [`menu`] and [`block`] are what
+//! GRUB reads, [`env_block`] is what it clears, [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`proof`]
+//! proves all of that by booting. [`grub`] is the menu where none of it applies.
 
 pub mod block;
 pub mod deadman;
 pub mod env_block;
 pub mod frozen;
 pub mod grub;
+pub mod judge;
+pub mod kexec;
+pub mod layout;
 pub mod menu;
 pub mod named_root;
 pub mod one_shot;
+pub mod proof;
 
 pub use named_root::{BootTree, Effect, Facts, NamedRoot, NamedRootError, Refusal, Wish};

@@ -40,7 +40,7 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Bring the old system back.
     Rollback(RollbackArgs),
-    /// Accept a healthy trial for good (with `rule = "manual"`).
+    /// Accept a healthy trial for good (with `rule = "manual"` or `rule = "confirm"`).
     Commit(DecideArgs),
     /// Every run that this machine has seen.
     History(ShowArgs),
@@ -92,6 +92,12 @@ pub struct CheckArgs {
     /// The release to go to; by default the next one.
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<String>,
+    /// Reboot through the boot chain, once into a kernel that dies, and see whether the machine comes back by itself.
+    #[arg(long)]
+    pub prove_boot: bool,
+    /// With `--prove-boot`: do not ask.
+    #[arg(long, requires = "prove_boot")]
+    pub yes: bool,
 }
 
 /// Arguments of `run`.
@@ -128,6 +134,15 @@ pub struct ResumeArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// This boot has ended in emergency or rescue mode: a trial goes back. For safe-upgrade-emergency.service.
+    #[arg(long, hide = true)]
+    pub emergency: bool,
+    /// The trial has had its time: without a verdict it goes back. For safe-upgrade-deadline.service.
+    #[arg(long, hide = true, conflicts_with = "emergency")]
+    pub overdue: bool,
+    /// The machine goes down: say so, and drive nothing. For safe-upgrade-leave.service.
+    #[arg(long, hide = true, conflicts_with_all = ["emergency", "overdue"])]
+    pub leaving: bool,
 }
 
 /// Arguments of decisions about a run.

@@ -5,11 +5,13 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::CheckArgs;
-use super::{SCHEMA, needs_root, print_json, written};
+use super::confirm::confirm;
+use super::{SCHEMA, journal_failure, needs_root, print_json, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
-use crate::evidence::{Finding, Severity};
-use crate::phases::{self, Outlook, plan};
+use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity};
+use crate::journal::Journal;
+use crate::phases::{self, Outlook, boot_proof, ground, plan};
 use crate::places::StateDirectory;
 use crate::system::show;
 
@@ -17,11 +19,14 @@ use crate::system::show;
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+pub(super) fn run(args: &CheckArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("check")?;
+    if args.prove_boot {
+        return prove_boot(args, places);
+    }
     let (config, _) = config::load(&args.common.config)?;
     let hop = plan::hop(args.to.as_deref())?;
-    let outlook = phases::look(&config, None)
+    let outlook = phases::look(&config, places, None)
         .map_err(|error| Failure::failed("failed to look at this machine", error))?;
     let stops = outlook.stops(&config.waivers);
     if args.common.json {
@@ -38,6 +43,7 @@ pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> 
                 "from": hop.from().codename,
                 "to": hop.to().codename,
                 "refused": stops,
+                "promise": outlook.promise,
                 "findings": findings,
                 "mounts": outlook.mounts,
             }),
@@ -49,12 +55,31 @@ pub(super) fn run(args: &CheckArgs, _: &StateDirectory, out: &mut dyn Write) -> 
     Ok(if stops { Exit::Refused } else { Exit::Done })
 }
 
+/// Reboots through the boot chain; `check` says afterwards what came of it.
+fn prove_boot(args: &CheckArgs, places: &StateDirectory) -> Result<Exit, Failure> {
+    ground::prepare(places)?;
+    let journal = Journal::open(places.path()).map_err(journal_failure)?;
+    if !journal.state().is_final() {
+        return Err(Failure::new(Exit::Refused, format!("a run is under way ({})", journal.state().name())));
+    }
+    confirm(
+        "The machine reboots twice, once into a kernel that dies on purpose, and should come back by itself within minutes. \
+         If it does not, reset it: it then boots as always. Services are down meanwhile.",
+        args.yes,
+    )?;
+    ground::install(places)?;
+    drop(journal);
+    match boot_proof::begin(places)
+        .map_err(|error| Failure::failed("failed to prove the boot chain", error))? {}
+}
+
 fn waived(finding: &Finding, outlook: &Outlook, config: &Config) -> bool {
     config.waivers.iter().any(|waiver| waiver.covers(finding, &outlook.today))
 }
 
 fn as_text(way: &str, outlook: &Outlook, config: &Config) -> String {
-    let mut lines = vec![format!("{way}: {} findings", outlook.findings.len())];
+    let mut lines =
+        vec![promise_line(&outlook.promise), format!("{way}: {} findings", outlook.findings.len())];
     for finding in &outlook.findings {
         let word = match finding.severity {
             Severity::Inhibitor if waived(finding, outlook, config) => "waived   ",
@@ -73,4 +98,14 @@ fn as_text(way: &str, outlook: &Outlook, config: &Config) -> String {
         "Nothing stops a run. It also downloads the packages and proves the backup before it changes anything.".into()
     });
     lines.join("\n") + "\n"
+}
+
+/// What comes back by itself, in one line: the first thing to know about a run on this machine.
+pub(super) fn promise_line(promise: &Promise) -> String {
+    let comes_back = match promise.level {
+        GuaranteeLevel::A => "also a dead kernel comes back by itself",
+        GuaranteeLevel::B => "it comes back by itself while a userspace lives; a dead kernel needs a human",
+        GuaranteeLevel::C => "only a human brings it back",
+    };
+    format!("Guarantee level {:?}: {comes_back} ({}).", promise.level, show::line(&promise.reason))
 }

@@ -11,12 +11,13 @@ use super::written;
 use crate::driver::{self, Stop};
 use crate::error::{Exit, Failure};
 use crate::evidence::RunId;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::machine::State;
 use crate::phases::Machine;
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::progress;
 use crate::system::exec::Exec;
+use crate::system::lock::LockError;
 
 /// Drives in this process and shows progress meanwhile.
 ///
@@ -28,12 +29,16 @@ pub(super) fn here(
     json: bool,
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
-    let Some(run) = journal.state().plan().map(|plan| plan.run.clone()) else {
-        return Err(Failure::usage("there is no run to drive"));
-    };
-    let directory = places.run(&run);
+    here_with(Machine::open(places.clone(), journal)?, json, out)
+}
+
+/// [`here`] with a machine that is open already.
+///
+/// # Errors
+/// As [`here`].
+pub(super) fn here_with(mut machine: Machine, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let directory = machine.run_directory().to_owned();
     let from = progress_length(&directory);
-    let mut machine = Machine::open(places.clone(), journal)?;
     let (alive, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| Failure::failed("failed to make a pipe", std::io::Error::from(errno)))?;
     let ended = std::thread::scope(|scope| {
@@ -109,11 +114,33 @@ pub(super) fn by_unit(
     // Its limit is for crashes, not for operators; a unit that never ran has nothing to reset.
     let _ = Exec::new("systemctl").and_then(|exec| exec.args(["reset-failed", RESUME_UNIT]).output());
     Exec::new("systemctl").and_then(|exec| exec.args(["start", RESUME_UNIT]).success()).map_err(failed)?;
-    let pid = Exec::new("systemctl")
-        .and_then(|exec| exec.args(["show", "--property=MainPID", "--value", RESUME_UNIT]).text())
-        .map_err(failed)?;
-    let driver = open_pid(&pid)?;
-    match follow::follow(&directory, from, driver.as_fd(), &mut Screen::new(out, json))? {
+    follow_unit(&directory, from, json, out)
+}
+
+/// Follows a run that its unit drives already, from an offset of its progress on; where nobody drives it, the unit is started.
+///
+/// # Errors
+/// As [`by_unit`].
+pub(super) fn watch(
+    places: &StateDirectory,
+    run: &RunId,
+    from: u64,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    if main_pid()? != 0 {
+        return follow_unit(&places.run(run), from, json, out);
+    }
+    match Journal::open(places.path()) {
+        // Somebody drives it in a terminal of their own, and sees its end there.
+        Err(JournalError::Lock(LockError::Held(_))) => Ok(Exit::Done),
+        _ => by_unit(places, run, json, out),
+    }
+}
+
+fn follow_unit(directory: &Path, from: u64, json: bool, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let driver = open_pid(main_pid()?)?;
+    match follow::follow(directory, from, driver.as_fd(), &mut Screen::new(out, json))? {
         Followed::Ended { exit, text } => conclude(&text, exit_of(exit), json, out),
         Followed::Reboots => Ok(Exit::Done),
         Followed::Gone => Err(Failure::new(Exit::Failed, format!("{RESUME_UNIT} ended without a word; systemd starts it again"))
@@ -121,12 +148,18 @@ pub(super) fn by_unit(
     }
 }
 
+/// The process that the unit runs; 0 when there is none.
+fn main_pid() -> Result<i32, Failure> {
+    let text = Exec::new("systemctl")
+        .and_then(|exec| exec.args(["show", "--property=MainPID", "--value", RESUME_UNIT]).text())
+        .map_err(|error| Failure::failed(format!("failed to ask for {RESUME_UNIT}"), error))?;
+    text.trim().parse().map_err(|error| Failure::failed(format!("{text:?} is no process id"), error))
+}
+
 /// A unit that is already over is as good as a pipe without a writer.
-fn open_pid(text: &str) -> Result<OwnedFd, Failure> {
+fn open_pid(raw: i32) -> Result<OwnedFd, Failure> {
     let failed =
         |errno: rustix::io::Errno| Failure::failed("failed to watch the unit", std::io::Error::from(errno));
-    let raw: i32 =
-        text.trim().parse().map_err(|error| Failure::failed(format!("{text:?} is no process id"), error))?;
     if let Some(pid) = Pid::from_raw(raw) {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => {}
@@ -143,7 +176,8 @@ fn exit_of(code: u8) -> Exit {
         .unwrap_or(Exit::Failed)
 }
 
-fn progress_length(directory: &Path) -> u64 {
+/// How much of a run's progress is written so far, in bytes.
+pub(super) fn progress_length(directory: &Path) -> u64 {
     std::fs::metadata(directory.join(progress::FILE_NAME)).map_or(0, |metadata| metadata.len())
 }
 

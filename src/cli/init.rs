@@ -122,15 +122,28 @@ minimum_level = "B"
 # How long the new system must stay healthy, and how long services may take to start.
 soak = "2m"
 settle = "5m"
+# Counted from its boot: a trial without a verdict by then goes back by itself. More than twice settle and soak together.
+deadline = "30m"
 
 # Units that go by another name on the new release, besides those that safe-upgrade knows.
 [health.renames]
 # "php8.2-fpm.service" = "php8.4-fpm.service"
 
 {}
-[commit]
-# automatic: a healthy trial is committed. manual: it waits for `safe-upgrade commit`.
+{}
+{}"#,
+        checks.join("\n"),
+        ENDINGS,
+        VERIFICATIONS
+    )
+}
+
+/// How a trial ends, and what stays of it.
+const ENDINGS: &str = r#"[commit]
+# automatic: a healthy trial is committed. manual: it waits for `safe-upgrade commit`. confirm: it waits too, and goes back when
+# nobody types `safe-upgrade commit` in time: for machines that might be healthy and out of reach.
 rule = "automatic"
+confirm = "10m"
 # How often a waiting trial may be booted before the machine goes back by itself.
 trial_boots = 3
 
@@ -143,12 +156,7 @@ keep = "14d"
 # id = "..."
 # reason = "why it may pass"
 # expires = "2027-01-31"
-
-{}"#,
-        checks.join("\n"),
-        VERIFICATIONS
-    )
-}
+"#;
 
 /// How verification without a run is configured.
 const VERIFICATIONS: &str = r#"# Copies that are verified again and again (docs/scheduled.md), once `systemctl enable --now safe-upgrade-verify.timer` was typed:

@@ -1,12 +1,18 @@
-//! `resume`: goes on with a run that was interrupted. The unit calls it at boot and at the start of a run.
+//! `resume`: goes on with a run that was interrupted. The units call it at boot, at the start of a run, and at the end of a boot.
 
 use std::io::Write;
 
 use super::args::ResumeArgs;
 use super::drive;
 use super::{needs_root, open_journal, written};
+use crate::driver;
 use crate::error::{Exit, Failure};
-use crate::places::StateDirectory;
+use crate::health::units;
+use crate::journal::Journal;
+use crate::machine::State;
+use crate::phases::{Machine, deadline};
+use crate::places::{RESUME_UNIT, StateDirectory};
+use crate::system::exec::Exec;
 
 /// Drives the last run to its end, to a reboot, or to an operator's word.
 ///
@@ -14,6 +20,9 @@ use crate::places::StateDirectory;
 /// When the journal cannot be used or the run cannot go on.
 pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("going on with a run")?;
+    if args.leaving {
+        return leave(places);
+    }
     let journal = open_journal(places)?;
     if journal.torn_bytes() > 0 {
         tracing::warn!(
@@ -22,10 +31,58 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
         );
     }
     if journal.state().is_final() {
-        if !args.json {
-            written(writeln!(out, "There is no run to go on with ({}).", journal.state().name()))?;
+        return nothing_to_do(args, &journal, out);
+    }
+    let going_back = matches!(journal.state(), State::RollingBack { .. } | State::RollbackRebooting { .. });
+    let mut machine = Machine::open(places.clone(), journal)?;
+    if args.emergency {
+        give_up(&mut machine, "its boot ended in emergency or rescue mode", true)?;
+    }
+    if args.overdue {
+        let turned_back = give_up(&mut machine, "it came to no verdict in the time that it had", false)?;
+        // A way back that is begun goes on here: what began it was ended for this process.
+        if !turned_back && !going_back {
+            return go_on_elsewhere();
         }
+    }
+    drive::here_with(machine, args.json, out)
+}
+
+fn nothing_to_do(args: &ResumeArgs, journal: &Journal, out: &mut dyn Write) -> Result<Exit, Failure> {
+    // A deadline without a trial would reset a machine for nothing.
+    deadline::lift_leftover()
+        .map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
+    if !args.json {
+        written(writeln!(out, "There is no run to go on with ({}).", journal.state().name()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn give_up(machine: &mut Machine, cause: &str, healthy: bool) -> Result<bool, Failure> {
+    driver::give_up_trial(machine, cause, healthy)
+        .map_err(|trouble| Failure::failed("failed to turn the trial back", trouble))
+}
+
+/// There was a verdict: whoever had it was ended for this process, and goes on in its own unit.
+fn go_on_elsewhere() -> Result<Exit, Failure> {
+    Exec::new("systemctl")
+        .and_then(|exec| exec.args(["start", "--no-block", RESUME_UNIT]).success())
+        .map_err(|error| Failure::failed(format!("failed to start {RESUME_UNIT}"), error))?;
+    Ok(Exit::Done)
+}
+
+/// Called when its unit is stopped, which is not only when the machine goes down.
+fn leave(places: &StateDirectory) -> Result<Exit, Failure> {
+    let failed = |trouble| Failure::failed("failed to say that the boot of the trial ends", trouble);
+    let state = units::read_system_state()
+        .map_err(|error| Failure::failed("failed to find out whether the machine goes down", error))?;
+    if state != "stopping" {
         return Ok(Exit::Done);
     }
-    drive::here(places, journal, args.json, out)
+    let journal = open_journal(places)?;
+    if journal.state().is_final() {
+        return Ok(Exit::Done);
+    }
+    driver::leave(&mut Machine::open(places.clone(), journal)?).map_err(failed)?;
+    Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use super::confirm::confirm;
-use super::{drive, journal_failure, needs_root};
+use super::{check, drive, journal_failure, needs_root, written};
 use crate::config;
 use crate::error::{Exit, Failure};
 use crate::evidence::{CommitRule, Plan};
@@ -25,6 +25,9 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
     may_begin(journal.state(), args.leave_stuck)?;
     let hop = plan::hop(args.to.as_deref())?;
     let plan = plan::make(&config, &bytes, &hop)?;
+    if !args.common.json {
+        written(writeln!(out, "{}", check::promise_line(&plan.promise)))?;
+    }
     confirm(&question(&plan), args.yes)?;
     ground::install(places)?;
     plan::keep(places, &plan, &bytes)?;
@@ -60,6 +63,9 @@ fn question(plan: &Plan) -> String {
     let commit = match plan.commit {
         CommitRule::Automatic => "a healthy trial is committed by itself",
         CommitRule::Manual => "a healthy trial waits for `safe-upgrade commit`",
+        CommitRule::Confirm => {
+            "a healthy trial goes back unless somebody types `safe-upgrade commit` in time"
+        }
     };
     format!(
         "{}: {} -> {}. The machine reboots; {commit}; anything else brings {} back.",

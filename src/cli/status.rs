@@ -8,6 +8,7 @@ use super::args::ShowArgs;
 use super::story::{self, Story};
 use super::{SCHEMA, print_json, scheduled, written};
 use crate::error::{Exit, Failure};
+use crate::evidence::{CommitRule, Plan};
 use crate::journal::{self, Frame, Reading};
 use crate::machine::{Passage, Record, State};
 use crate::places::StateDirectory;
@@ -53,6 +54,7 @@ pub(super) fn as_json(reading: &Reading, state: &State) -> Value {
             "state": state.name(),
             "final": state.is_final(),
             "since": frames.last().map(|frame| frame.time),
+            "confirm_until": confirm_until(state, frames),
             "why": state.why().map(ToString::to_string),
             "details": details(state),
             "snapshot": state.snapshot(),
@@ -93,9 +95,25 @@ fn as_text(reading: &Reading, state: &State) -> String {
         lines.push(format!("{what:<9} {}", show::line(&text)));
     }
     lines.push(format!("rule      {}", story::reattest_rule(plan)));
+    if let Some(until) = confirm_until(state, frames) {
+        lines.push(format!("waits     {}", story::until(until, jiff::Timestamp::now())));
+    }
     lines.push(format!("next      {next}"));
     lines.push(format!("back      {back}"));
     lines.join("\n") + "\n"
+}
+
+/// Until when a healthy trial waits for its confirmation.
+fn confirm_until(state: &State, frames: &[Frame]) -> Option<jiff::Timestamp> {
+    let State::Trial {
+        plan: Plan { commit: CommitRule::Confirm, confirm_seconds, .. }, health: Some(_), ..
+    } = state
+    else {
+        return None;
+    };
+    let healthy = frames.iter().rev().find(|frame| matches!(frame.entry, Record::HealthPassed { .. }))?;
+    let seconds = i64::try_from(*confirm_seconds).ok()?;
+    healthy.time.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
 }
 
 fn notices(reading: &Reading) -> Vec<String> {
@@ -155,7 +173,7 @@ fn evidence_of(record: &Record) -> Option<(&'static str, String)> {
         Record::UpgradeFinished { proof } => {
             ("upgrade", format!("complete: {}, {} packages", proof.release, proof.packages))
         }
-        Record::HealthPassed { facts } | Record::Committed { facts, .. } => {
+        Record::HealthPassed { facts, .. } | Record::Committed { facts, .. } => {
             ("health", format!("{} things checked, none failed, for {} s", facts.checked, facts.soaked))
         }
         Record::RolledBack { health, .. } if health.failed.is_empty() => {

@@ -98,6 +98,11 @@ fn tell_changed(state: &State) -> Story {
             "nothing, until `safe-upgrade commit` or `safe-upgrade rollback`; after `trial_boots` boots of a waiting trial it goes back",
             ROLLBACK,
         ),
+        State::Trial { plan: Plan { commit: CommitRule::Confirm, .. }, .. } => (
+            "the trial is healthy and waits for somebody outside to confirm it",
+            "`safe-upgrade commit` in time: the new release stays; no word in time: the old system comes back by itself",
+            ROLLBACK_NOW,
+        ),
         State::Trial { .. } => ("the trial is healthy", "commit", ROLLBACK),
         State::Committed { snapshot: Some(_), .. } => (
             "the new release stays",
@@ -181,6 +186,15 @@ pub(super) fn ago(time: jiff::Timestamp) -> String {
         .map_or_else(|_| "in the future".into(), |seconds| format!("{} ago", duration(seconds)))
 }
 
+/// Until when a trial waits for its confirmation: the moment, and how long that is.
+pub(super) fn until(time: jiff::Timestamp, now: jiff::Timestamp) -> String {
+    let shown = time.strftime("%Y-%m-%d %H:%M:%S UTC");
+    match u64::try_from(time.duration_since(now).as_secs()) {
+        Ok(left) => format!("until {shown} ({} left) for `safe-upgrade commit`", duration(left)),
+        Err(_) => format!("until {shown} for `safe-upgrade commit`: that is over"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +208,15 @@ mod tests {
             (duration(45), duration(600), duration(86_400)),
             ("45 s".into(), "10 min".into(), "24 h".into())
         );
+    }
+
+    #[test]
+    fn a_waiting_trial_says_until_when() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let time = at("2026-11-26T12:10:00Z");
+        let before = until(time, at("2026-11-26T12:00:00Z"));
+        assert_eq!(before, "until 2026-11-26 12:10:00 UTC (10 min left) for `safe-upgrade commit`");
+        assert!(until(time, at("2026-11-26T12:11:00Z")).ends_with("that is over"));
     }
 
     #[test]

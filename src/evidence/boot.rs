@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::{Missing, Refusal};
 use super::snapshot::SnapshotSet;
-use super::subject::{BootId, Plan, Release, Volume, VolumeId};
+use super::subject::{BootId, Plan, Release, RunId, Volume, VolumeId};
 
 /// What was seen of the running system and of the next boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,12 @@ pub struct BootFacts {
     pub named: Volume,
     /// The release that runs.
     pub release: Release,
+    /// The run whose trial this boot was started as, by the kernel's command line.
+    pub token: Option<RunId>,
+    /// Whether the next boot is, once, the trial of this run; `None` when that could not be found out.
+    pub one_shot: Option<bool>,
+    /// For how long this boot has been running, in seconds.
+    pub uptime: u64,
 }
 
 /// Which tree runs.
@@ -59,6 +65,15 @@ fn is_clone(volume: &Volume, snapshot: Option<&SnapshotSet>) -> bool {
     snapshot.is_some_and(|snapshot| volume.parent.as_ref() == Some(&snapshot.uuid))
 }
 
+/// What is wrong with a boot loader that should not know of a trial any more.
+fn still_armed(facts: &BootFacts) -> Option<String> {
+    match facts.one_shot {
+        Some(false) => None,
+        Some(true) => Some("the next boot would be the trial once more".into()),
+        None => Some("whether the trial would boot once more could not be found out".into()),
+    }
+}
+
 /// The next boot will be the upgraded root.
 #[must_use]
 #[derive(Debug)]
@@ -68,13 +83,22 @@ impl SwitchEvidence {
     /// Judges what boots next.
     ///
     /// # Errors
-    /// Refuses when the root's name does not lead to the upgraded root.
-    pub fn judge(plan: &Plan, facts: &BootFacts) -> Result<Self, Refusal> {
-        if facts.named.uuid != plan.root.uuid {
-            return Err(Refusal::new(
-                Missing::Switch,
-                format!("{} does not name the upgraded root", plan.root.name),
-            ));
+    /// Refuses when it is not the upgraded root; for a method with a one-shot boot also when the root's name does not lead to the
+    /// old system, where a dead trial must land.
+    pub fn judge(plan: &Plan, snapshot: &SnapshotSet, facts: &BootFacts) -> Result<Self, Refusal> {
+        let name = &plan.root.name;
+        let no = |why: String| Err(Refusal::new(Missing::Switch, why));
+        if !plan.promise.method.is_one_shot() {
+            return match facts.named.uuid == plan.root.uuid {
+                true => Ok(Self(())),
+                false => no(format!("{name} does not name the upgraded root")),
+            };
+        }
+        if !is_clone(&facts.named, Some(snapshot)) {
+            return no(format!("{name} does not name the old system, so a dead trial would not come back"));
+        }
+        if facts.one_shot != Some(true) {
+            return no("nothing is known to boot the trial once".into());
         }
         Ok(Self(()))
     }
@@ -91,7 +115,7 @@ impl TrialEvidence {
     /// Judges the first look at a new boot.
     ///
     /// # Errors
-    /// Refuses a boot of another tree, or of another release.
+    /// Refuses a boot of another tree or of another release, and one that was not started as the trial where a trial can be told.
     pub fn judge(plan: &Plan, facts: &BootFacts) -> Result<Self, Refusal> {
         let no = |why: String| Err(Refusal::new(Missing::Trial, why));
         if facts.running.uuid != plan.root.uuid {
@@ -99,6 +123,9 @@ impl TrialEvidence {
         }
         if facts.release != plan.to {
             return no(format!("the booted system is {}, not {}", facts.release, plan.to));
+        }
+        if plan.promise.method.is_one_shot() && facts.token.as_ref() != Some(&plan.run) {
+            return no("the upgraded root was booted, but not as the trial of this run: its fallback is not in force".into());
         }
         Ok(Self { boot: facts.boot.clone() })
     }
@@ -108,6 +135,24 @@ impl TrialEvidence {
     pub fn boot(&self) -> &BootId {
         &self.boot
     }
+}
+
+/// What a rollback left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredFacts {
+    /// The boot, and the next one.
+    pub boot: BootFacts,
+    /// The boot loader's places, each compared with its copy after it was brought back.
+    pub members: Vec<RestoredMember>,
+}
+
+/// One of the boot loader's places after it was brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredMember {
+    /// Its name in the set.
+    pub name: String,
+    /// Where it still differs from what was copied, one line each.
+    pub differences: Vec<String>,
 }
 
 /// The old system will boot next: the first proof of a rollback.
@@ -122,14 +167,31 @@ impl RestoredEvidence {
     /// Judges what a rollback left behind.
     ///
     /// # Errors
-    /// Refuses when the root's name does not lead to a clone of the snapshot.
-    pub fn judge(plan: &Plan, snapshot: &SnapshotSet, facts: &BootFacts) -> Result<Self, Refusal> {
-        if !is_clone(&facts.named, Some(snapshot)) {
+    /// Refuses when the root's name does not lead to a clone of the snapshot, when the trial could still boot, and when a place
+    /// of the boot loader that is in the set is not as it was.
+    pub fn judge(plan: &Plan, snapshot: &SnapshotSet, facts: &RestoredFacts) -> Result<Self, Refusal> {
+        let no = |why: String| Refusal::new(Missing::Restored, why);
+        let boot = &facts.boot;
+        if !is_clone(&boot.named, Some(snapshot)) {
             let why = format!("{} does not name a clone of the snapshot {}", plan.root.name, snapshot.name);
-            return Err(Refusal::new(Missing::Restored, why));
+            return Err(no(why));
         }
-        let reboot_from = (facts.running.uuid != facts.named.uuid).then(|| facts.boot.clone());
-        Ok(Self { volume: facts.named.uuid.clone(), reboot_from })
+        if let Some(fault) = still_armed(boot) {
+            return Err(no(fault));
+        }
+        for wanted in &snapshot.boot {
+            match facts.members.iter().find(|member| member.name == wanted.name) {
+                None => return Err(no(format!("{} was not brought back", wanted.name))),
+                Some(member) if !member.differences.is_empty() => {
+                    return Err(
+                        no(format!("{} is not as it was", wanted.name)).with(member.differences.clone())
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        let reboot_from = (boot.running.uuid != boot.named.uuid).then(|| boot.boot.clone());
+        Ok(Self { volume: boot.named.uuid.clone(), reboot_from })
     }
 
     /// The clone that boots next.
@@ -164,6 +226,9 @@ impl RolledBackEvidence {
         }
         if facts.named.uuid != *restored {
             return no("the restored root runs, but another one would boot next".into());
+        }
+        if let Some(fault) = still_armed(facts) {
+            return no(fault);
         }
         if facts.release != plan.from {
             return no(format!("the restored root is {}, not {}", facts.release, plan.from));

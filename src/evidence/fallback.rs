@@ -17,19 +17,74 @@ pub enum GuaranteeLevel {
     C,
 }
 
+/// How the trial is booted, and what brings the old system back when it dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FallbackMethod {
+    /// GRUB boots the trial once, by a variable in an environment file on the EFI system partition.
+    EnvFileEsp,
+    /// GRUB boots the trial once, by a variable in an environment file on a plain `/boot` partition.
+    EnvFileBoot,
+    /// The running kernel starts the trial's kernel; nothing on disk ever leads to the trial.
+    Kexec,
+    /// The root's name leads to the trial until somebody gives it back: only a living userspace can.
+    ByName,
+}
+
+impl FallbackMethod {
+    /// Whether any reset ends the trial: its boot is never the default.
+    #[must_use]
+    pub fn is_one_shot(self) -> bool {
+        self != Self::ByName
+    }
+
+    /// The method in a few words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::EnvFileEsp => "GRUB boots the trial once, by an environment file on the ESP",
+            Self::EnvFileBoot => "GRUB boots the trial once, by an environment file on /boot",
+            Self::Kexec => "the trial is started by kexec; the boot loader knows only the old system",
+            Self::ByName => "the root's name leads to a clone of the snapshot",
+        }
+    }
+}
+
+/// What the machine can promise, judged when the run was planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// How the trial is booted.
+    pub method: FallbackMethod,
+    /// How much comes back by itself.
+    pub level: GuaranteeLevel,
+    /// Why not more, or why so much, in one sentence.
+    pub reason: String,
+}
+
+impl Default for Promise {
+    /// What runs promised whose journal does not say it.
+    fn default() -> Self {
+        Self {
+            method: FallbackMethod::ByName,
+            level: GuaranteeLevel::B,
+            reason: "the version of safe-upgrade that planned the run knew no other method".into(),
+        }
+    }
+}
+
 /// What was seen of the fallback.
 #[derive(Debug, Clone)]
 pub struct FallbackFacts {
-    /// How it works, in a few words.
-    pub method: String,
+    /// What the machine promises now.
+    pub promise: Promise,
+    /// What is wrong with the boot loader, if anything: it would not boot the old system by default.
+    pub loader_fault: Option<String>,
     /// The subvolume that boots by the root's name.
     pub named: Volume,
     /// The subvolume that runs.
     pub running: VolumeId,
     /// Whether the unit that continues the run at the next boot is enabled in the tree that boots.
     pub resume_enabled: bool,
-    /// How much comes back by itself.
-    pub level: GuaranteeLevel,
     /// The least that the configuration wants.
     pub least: GuaranteeLevel,
 }
@@ -71,13 +126,25 @@ impl FallbackEvidence {
         if !facts.resume_enabled {
             return no("safe-upgrade-resume.service is not enabled in the old system, so it would not go on by itself".into());
         }
-        if facts.level > facts.least {
+        if let Some(fault) = facts.loader_fault {
+            return no(fault);
+        }
+        let Promise { method, level, .. } = facts.promise;
+        if (method, level) != (plan.promise.method, plan.promise.level) {
             return no(format!(
-                "the guarantee level is {:?}; the configuration wants at least {:?}",
-                facts.level, facts.least
+                "the run was planned for level {:?} ({}); the machine now offers level {level:?} ({})",
+                plan.promise.level,
+                plan.promise.method.words(),
+                method.words()
             ));
         }
-        let proof = FallbackProof { method: facts.method, clone: facts.named.uuid, level: facts.level };
+        if level > facts.least {
+            return no(format!(
+                "the guarantee level is {level:?}; the configuration wants at least {:?}",
+                facts.least
+            ));
+        }
+        let proof = FallbackProof { method: method.words().into(), clone: facts.named.uuid, level };
         Ok(Self { run: plan.run.clone(), snapshot: snapshot.uuid.clone(), proof })
     }
 

@@ -50,3 +50,12 @@ impl HealthEvidence {
         &self.facts
     }
 }
+
+/// What came of waiting for a word from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Somebody confirmed in time.
+    Given,
+    /// Nobody did.
+    Missed,
+}

@@ -18,15 +18,18 @@ pub mod subject;
 pub mod upgrade;
 
 pub use backup::{BackupEvidence, BackupProof, ReattestRule, RestoreReport, SampleFacts, TreeReport};
-pub use boot::{Boot, BootFacts, Place, RestoredEvidence, RolledBackEvidence, SwitchEvidence, TrialEvidence};
-pub use fallback::{FallbackEvidence, FallbackFacts, FallbackProof, GuaranteeLevel};
+pub use boot::{
+    Boot, BootFacts, Place, RestoredEvidence, RestoredFacts, RestoredMember, RolledBackEvidence,
+    SwitchEvidence, TrialEvidence,
+};
+pub use fallback::{FallbackEvidence, FallbackFacts, FallbackMethod, FallbackProof, GuaranteeLevel, Promise};
 pub use gate::Gate;
-pub use health::{HealthEvidence, HealthFacts};
+pub use health::{Confirmation, HealthEvidence, HealthFacts};
 pub use preflight::{
     Finding, JournalEvidence, JournalFacts, PreflightEvidence, PreflightFacts, PreflightProof, Severity,
     Waiver,
 };
 pub use refusal::{Missing, Refusal};
-pub use snapshot::{SnapshotEvidence, SnapshotFacts, SnapshotSet};
+pub use snapshot::{BootMember, SnapshotEvidence, SnapshotFacts, SnapshotSet};
 pub use subject::{BootId, CommitRule, ManifestId, Plan, Release, RootVolume, RunId, Volume, VolumeId};
 pub use upgrade::{UpgradeEvidence, UpgradeFacts, UpgradeProof};

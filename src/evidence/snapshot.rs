@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::refusal::{Missing, Refusal};
-use super::subject::{Plan, RunId, Volume, VolumeId};
+use super::subject::{ManifestId, Plan, RunId, Volume, VolumeId};
 
 /// What was seen of the snapshot of the root.
 #[derive(Debug, Clone)]
@@ -14,6 +14,19 @@ pub struct SnapshotFacts {
     pub volume: Option<Volume>,
     /// Whether it is read-only.
     pub read_only: bool,
+    /// What was copied of the boot loader's own places, each copy read back and found equal.
+    pub boot: Vec<BootMember>,
+    /// Copies of them that are not whole, one sentence each.
+    pub boot_faults: Vec<String>,
+}
+
+/// A place of the boot loader outside the root: `/boot`, the EFI system partition, the boot code of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootMember {
+    /// Its name in the set.
+    pub name: String,
+    /// The id of its manifest, or BLAKE3 of its bytes.
+    pub manifest: ManifestId,
 }
 
 /// The snapshots of a run, as the journal keeps them.
@@ -23,6 +36,9 @@ pub struct SnapshotSet {
     pub name: String,
     /// Its UUID.
     pub uuid: VolumeId,
+    /// The boot loader's places, copied beside the journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot: Vec<BootMember>,
 }
 
 /// The snapshot set is good.
@@ -37,7 +53,7 @@ impl SnapshotEvidence {
     /// Judges what was seen.
     ///
     /// # Errors
-    /// Refuses a snapshot that is missing, writable, or of another root.
+    /// Refuses a snapshot that is missing, writable, or of another root, and a boot loader whose places were not copied whole.
     pub fn judge(plan: &Plan, facts: SnapshotFacts) -> Result<Self, Refusal> {
         let name = &facts.name;
         let no = |why: String| Refusal::new(Missing::Snapshot, why);
@@ -48,7 +64,12 @@ impl SnapshotEvidence {
         if volume.parent.as_ref() != Some(&plan.root.uuid) {
             return Err(no(format!("the snapshot {name} was not taken of the root {}", plan.root.name)));
         }
-        Ok(Self { run: plan.run.clone(), set: SnapshotSet { name: facts.name, uuid: volume.uuid } })
+        if let Some(fault) = facts.boot_faults.first() {
+            return Err(no(format!("the copy of the boot loader's places is not whole: {fault}"))
+                .with(facts.boot_faults.clone()));
+        }
+        let set = SnapshotSet { name: facts.name, uuid: volume.uuid, boot: facts.boot };
+        Ok(Self { run: plan.run.clone(), set })
     }
 
     /// The set.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::backup::ReattestRule;
+use super::fallback::Promise;
 use super::preflight::Waiver;
 
 /// A text that is not a name of its kind.
@@ -167,6 +168,8 @@ pub enum CommitRule {
     Automatic,
     /// An operator commits it, after passed health checks.
     Manual,
+    /// After passed health checks the machine goes back, unless somebody outside confirms in time.
+    Confirm,
 }
 
 /// What a run is going to do. It is written once, before anything else, and never changes.
@@ -188,8 +191,14 @@ pub struct Plan {
     pub reattest: ReattestRule,
     /// Who ends the trial.
     pub commit: CommitRule,
-    /// How often a healthy trial may be booted again before somebody commits it.
+    /// For [`CommitRule::Confirm`]: how long the machine waits for the word, in seconds.
+    #[serde(default)]
+    pub confirm_seconds: u64,
+    /// How often the trial may be booted in all, by whomever: the budget that ends every loop.
     pub trial_boots: u8,
+    /// How the trial is booted, and what comes back by itself.
+    #[serde(default)]
+    pub promise: Promise,
     /// The overrides that the operator has written down.
     pub waivers: Vec<Waiver>,
     /// BLAKE3 of the configuration that the run uses; a copy of it is kept with the run.

@@ -29,6 +29,14 @@ pub enum Settled {
     Other(String),
 }
 
+impl Settled {
+    /// Whether the boot has ended in `emergency.target` or `rescue.target`: more than this will not be started.
+    #[must_use]
+    pub fn is_emergency(&self) -> bool {
+        matches!(self, Self::Other(word) if word == "maintenance")
+    }
+}
+
 /// Waits until systemd has worked off the jobs of the boot. The caller must not be such a job itself (a oneshot service that
 /// the boot waits for), or it waits for its own end.
 ///

@@ -12,7 +12,7 @@ mod why;
 
 pub use record::{CommittedBy, Entry, Passage, Record};
 pub use state::{State, Undo};
-pub use step::Step;
+pub use step::{Destination, Step};
 pub use transition::IllegalTransition;
 pub use why::Why;
 

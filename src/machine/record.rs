@@ -40,8 +40,14 @@ pub enum Record {
     RebootStarted { from: BootId },
     /// The upgraded root runs.
     TrialBooted { boot: BootId },
-    /// The trial is healthy.
-    HealthPassed { facts: HealthFacts },
+    /// The trial is healthy, `uptime` seconds after its boot.
+    HealthPassed {
+        facts: HealthFacts,
+        #[serde(default)]
+        uptime: u64,
+    },
+    /// The trial's boot is about to end in an orderly way, and not by the run: the next boot is the trial again.
+    TrialLeft { boot: BootId },
     /// The new release stays.
     Committed { by: CommittedBy, facts: HealthFacts },
     /// The run turns back before anything was changed.
@@ -137,8 +143,11 @@ impl Entry {
     pub fn trial_booted(evidence: &TrialEvidence) -> Self {
         Self(Record::TrialBooted { boot: evidence.boot().clone() })
     }
-    pub fn health_passed(evidence: &HealthEvidence) -> Self {
-        Self(Record::HealthPassed { facts: evidence.facts().clone() })
+    pub fn health_passed(evidence: &HealthEvidence, uptime: u64) -> Self {
+        Self(Record::HealthPassed { facts: evidence.facts().clone(), uptime })
+    }
+    pub fn trial_left(boot: BootId) -> Self {
+        Self(Record::TrialLeft { boot })
     }
     pub fn committed(evidence: &HealthEvidence, by: CommittedBy) -> Self {
         Self(Record::Committed { by, facts: evidence.facts().clone() })
@@ -195,6 +204,7 @@ impl Record {
             Self::RebootStarted { .. } => "RebootStarted",
             Self::TrialBooted { .. } => "TrialBooted",
             Self::HealthPassed { .. } => "HealthPassed",
+            Self::TrialLeft { .. } => "TrialLeft",
             Self::Committed { .. } => "Committed",
             Self::RefusalStarted { .. } => "RefusalStarted",
             Self::Undone { .. } => "Undone",

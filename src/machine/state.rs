@@ -97,6 +97,10 @@ pub enum State {
         boot: BootId,
         boots: u8,
         health: Option<HealthFacts>,
+        /// The uptime at which health passed, in seconds of this boot.
+        healthy_at: u64,
+        /// An operator or a program rebooted this boot in an orderly way: the next one may be the trial again.
+        left: bool,
     },
     Committed {
         plan: Plan,

@@ -5,6 +5,15 @@ use super::state::{State, Undo};
 use super::why::Why;
 use crate::evidence::{BackupProof, Boot, BootId, CommitRule, Place, Plan, SnapshotSet, VolumeId};
 
+/// What a reboot is meant to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// The upgraded root, on trial.
+    Trial,
+    /// The old system.
+    OldSystem,
+}
+
 /// What must be done next, with everything that doing it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the facts that the step is about")]
@@ -26,15 +35,17 @@ pub enum Step {
     /// Earn every proof in this process, then upgrade. Once.
     Upgrade { plan: Plan, backup: BackupProof, snapshot: SnapshotSet },
     /// Make the upgraded root the next boot. Probe first.
-    PrepareTrial { plan: Plan, boot: BootId },
+    PrepareTrial { plan: Plan, snapshot: SnapshotSet, boot: BootId },
     /// Repeatable.
-    Reboot { plan: Plan },
+    Reboot { plan: Plan, into: Destination },
     /// Look whether this boot is the trial. Repeatable.
     EnterTrial { plan: Plan },
     /// Judge health, and soak. Repeatable.
     CheckHealth { plan: Plan },
     /// The trial is healthy; an operator has the word.
     AwaitCommit { plan: Plan },
+    /// The trial is healthy; it goes back unless somebody outside confirms before this uptime, in seconds. Repeatable.
+    AwaitConfirmation { plan: Plan, until: u64 },
     /// Take one preparation of a refused run back. Probe first.
     TakeBack { plan: Plan, what: Undo },
     /// Say that a refused run is over.
@@ -84,7 +95,7 @@ impl State {
                 Step::RollBack { plan: plan.clone(), snapshot: snapshot.clone() }
             }
             Self::RollbackRebooting { plan, from, .. } if from.as_ref() == Some(&boot.id) => {
-                Step::Reboot { plan: plan.clone() }
+                Step::Reboot { plan: plan.clone(), into: Destination::OldSystem }
             }
             Self::RollbackRebooting { plan, volume, .. } => {
                 Step::ProveRollback { plan: plan.clone(), volume: volume.clone() }
@@ -117,11 +128,13 @@ impl State {
             }
             // It was running when we died: never run it twice.
             Self::Upgrading { .. } => interrupted("upgrading"),
-            Self::Upgraded { plan, boot, .. } if boot == now => {
-                Step::PrepareTrial { plan: plan.clone(), boot: boot.clone() }
+            Self::Upgraded { plan, snapshot, boot } if boot == now => {
+                Step::PrepareTrial { plan: plan.clone(), snapshot: snapshot.clone(), boot: boot.clone() }
             }
             Self::Upgraded { .. } => interrupted("preparing the trial"),
-            Self::Rebooting { plan, from, .. } if from == now => Step::Reboot { plan: plan.clone() },
+            Self::Rebooting { plan, from, .. } if from == now => {
+                Step::Reboot { plan: plan.clone(), into: Destination::Trial }
+            }
             Self::Rebooting { plan, .. } => Step::EnterTrial { plan: plan.clone() },
             Self::Trial { .. } => self.in_trial(now),
             Self::Refusing { plan, left: Undo::Nothing, .. } => Step::Refuse { plan: plan.clone() },
@@ -130,7 +143,7 @@ impl State {
                 Step::RollBack { plan: plan.clone(), snapshot: snapshot.clone() }
             }
             Self::RollbackRebooting { plan, from, .. } if from.as_ref() == Some(now) => {
-                Step::Reboot { plan: plan.clone() }
+                Step::Reboot { plan: plan.clone(), into: Destination::OldSystem }
             }
             // Another boot, and still not the restored root.
             Self::RollbackRebooting { tries, .. } if tries + 1 < ROLLBACK_TRIES => {
@@ -145,19 +158,26 @@ impl State {
         }
     }
 
-    /// A trial that is not yet healthy and finds itself in another boot was interrupted. A healthy one that waits for its
-    /// operator may be booted again, so often as the plan allows.
+    /// A trial that finds itself in another boot was interrupted, unless its boot was left in an orderly way, or it was healthy
+    /// and waits. Either may be booted again, so often as the plan allows.
     fn in_trial(&self, now: &BootId) -> Step {
-        match self {
-            Self::Trial { plan, boot, health, .. } if boot == now => match (health, plan.commit) {
+        let Self::Trial { plan, boot, boots, health, healthy_at, left, .. } = self else {
+            return Step::Stop;
+        };
+        if boot == now {
+            return match (health, plan.commit) {
                 (Some(_), CommitRule::Manual) => Step::AwaitCommit { plan: plan.clone() },
+                (Some(_), CommitRule::Confirm) => {
+                    let until = healthy_at.saturating_add(plan.confirm_seconds);
+                    Step::AwaitConfirmation { plan: plan.clone(), until }
+                }
                 _ => Step::CheckHealth { plan: plan.clone() },
-            },
-            Self::Trial { plan, boots, health: Some(_), .. } if *boots < plan.trial_boots => {
-                Step::EnterTrial { plan: plan.clone() }
-            }
-            _ => interrupted("on trial"),
+            };
         }
+        if (*left || health.is_some()) && *boots < plan.trial_boots {
+            return Step::EnterTrial { plan: plan.clone() };
+        }
+        interrupted("on trial")
     }
 }
 

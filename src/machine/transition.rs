@@ -4,7 +4,7 @@ use super::ROLLBACK_TRIES;
 use super::record::Record;
 use super::state::{State, Undo};
 use super::why::Why;
-use crate::evidence::{Plan, SnapshotSet};
+use crate::evidence::{BootId, Plan, SnapshotSet};
 
 /// A record that may not follow in a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,21 +71,38 @@ impl State {
                 Self::Rebooting { plan, snapshot, from: from.clone() }
             }
             (Self::Rebooting { plan, snapshot, from }, R::TrialBooted { boot }) if from != *boot => {
-                Self::Trial { plan, snapshot, boot: boot.clone(), boots: 1, health: None }
+                Self::on_trial(plan, snapshot, boot, 1)
             }
-            (Self::Trial { plan, snapshot, boot: last, boots, health: Some(_) }, R::TrialBooted { boot })
-                if last != *boot && boots < plan.trial_boots =>
-            {
-                Self::Trial { plan, snapshot, boot: boot.clone(), boots: boots + 1, health: None }
+            (
+                Self::Trial { plan, snapshot, boot: last, boots, health, left, .. },
+                R::TrialBooted { boot },
+            ) if last != *boot && (left || health.is_some()) && boots < plan.trial_boots => {
+                Self::on_trial(plan, snapshot, boot, boots + 1)
             }
-            (Self::Trial { plan, snapshot, boot, boots, .. }, R::HealthPassed { facts }) => {
-                Self::Trial { plan, snapshot, boot, boots, health: Some(facts.clone()) }
+            (Self::Trial { plan, snapshot, boot, boots, left, .. }, R::HealthPassed { facts, uptime }) => {
+                Self::Trial {
+                    plan,
+                    snapshot,
+                    boot,
+                    boots,
+                    health: Some(facts.clone()),
+                    healthy_at: *uptime,
+                    left,
+                }
             }
+            (
+                Self::Trial { plan, snapshot, boot, boots, health, healthy_at, .. },
+                R::TrialLeft { boot: left },
+            ) if boot == *left => Self::Trial { plan, snapshot, boot, boots, health, healthy_at, left: true },
             (Self::Trial { plan, snapshot, .. }, R::Committed { .. }) => {
                 Self::Committed { plan, snapshot: Some(snapshot) }
             }
             _ => return None,
         })
+    }
+
+    fn on_trial(plan: Plan, snapshot: SnapshotSet, boot: &BootId, boots: u8) -> Self {
+        Self::Trial { plan, snapshot, boot: boot.clone(), boots, health: None, healthy_at: 0, left: false }
     }
 
     /// Turning back before anything was changed. The undo starts with what may have begun, recorded or not.

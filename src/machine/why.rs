@@ -29,6 +29,8 @@ pub enum Why {
     },
     /// The machine booted the old system by itself.
     FellBack,
+    /// Nobody outside confirmed the trial in time.
+    NotConfirmed,
     /// The machine runs a root that this run does not know.
     UnknownRoot,
     /// The rollback did not bring the old system back.
@@ -44,6 +46,7 @@ impl fmt::Display for Why {
             Self::Trouble { during, cause } => write!(f, "{during} failed: {cause}"),
             Self::Interrupted { during } => write!(f, "the run was interrupted while it was {during}"),
             Self::FellBack => f.write_str("the machine booted the old system by itself"),
+            Self::NotConfirmed => f.write_str("nobody confirmed the trial in time"),
             Self::UnknownRoot => f.write_str("the machine runs a root that this run does not know"),
             Self::NotRestored => f.write_str("the machine did not boot the restored root"),
             Self::Operator => f.write_str("an operator asked for it"),

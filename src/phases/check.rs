@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::store;
-use super::{Result, trouble};
-use crate::boot::grub;
+use super::{Result, boot_proof, boot_set, loader, store, trouble};
+use crate::boot::judge::Verdict;
 use crate::config::Config;
-use crate::evidence::{Finding, Severity, Waiver};
+use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity, Waiver};
 use crate::health::checks::{self, Phase};
 use crate::health::clock::Cancel;
 use crate::health::report::sentence;
+use crate::places::StateDirectory;
 use crate::release::completion::{self, CompletionFacts};
 use crate::snapshot::names::RunNames;
 use crate::snapshot::{self, layout};
@@ -21,6 +21,8 @@ pub struct Outlook {
     pub findings: Vec<Finding>,
     /// The mounts and what a rollback does to each, one line each.
     pub mounts: Vec<String>,
+    /// What this machine promises to bring back by itself.
+    pub promise: Promise,
     /// The day, `YYYY-MM-DD` in UTC: waivers may have ended.
     pub today: String,
 }
@@ -40,8 +42,8 @@ impl Outlook {
 ///
 /// # Errors
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
-pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
-    let layout = layout::read(Path::new("/"), names, grub::loaders(Path::new("/"))).map_err(trouble)?;
+pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) -> Result<Outlook> {
+    let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
     let mut findings: Vec<Finding> =
         snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
     findings.extend(store::findings(config));
@@ -50,10 +52,17 @@ pub fn look(config: &Config, names: Option<&RunNames>) -> Result<Outlook> {
         Err(error) => vec![store::unknown("the state of the packages", &error)],
     });
     findings.extend(of_checks(config));
+    let (boot, verdict) = loader::verdict()?;
+    let promise = loader::promise(&verdict);
+    findings.extend(of_promise(&promise, &verdict, config.upgrade.minimum_level));
+    findings.extend(boot_set::space(&boot, promise.method)?);
+    if promise.method.is_one_shot() {
+        findings.extend(boot_proof::findings(places, config.upgrade.boot_proof, &boot.kernel));
+    }
     findings.sort_by_key(|finding| finding.severity);
     let mounts =
         layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
-    Ok(Outlook { findings, mounts, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
+    Ok(Outlook { findings, mounts, promise, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
 }
 
 fn of_snapshot(finding: snapshot::Finding) -> Finding {
@@ -63,6 +72,38 @@ fn of_snapshot(finding: snapshot::Finding) -> Finding {
         snapshot::Severity::Note => Severity::Note,
     };
     Finding { id: finding.id.into(), severity, what: finding.what, remedy: finding.remedy }
+}
+
+/// What does not come back by itself is said before anything begins.
+fn of_promise(promise: &Promise, verdict: &Verdict, least: GuaranteeLevel) -> Vec<Finding> {
+    let note = |id: &str, what: &String, remedy: &str| Finding {
+        id: id.into(),
+        severity: Severity::Note,
+        what: format!("{what}."),
+        remedy: remedy.into(),
+    };
+    let mut findings: Vec<Finding> = verdict
+        .remarks
+        .iter()
+        .map(|remark| note("boot", remark, "nothing, if you can live with it"))
+        .collect();
+    if promise.level > least {
+        findings.push(Finding {
+            id: "guarantee-level".into(),
+            severity: Severity::Inhibitor,
+            what: format!(
+                "this machine offers guarantee level {:?}, the configuration wants at least {least:?}: {}.",
+                promise.level, promise.reason
+            ),
+            remedy: match verdict.better.first() {
+                Some(better) => {
+                    format!("for more: {better}; or set upgrade.minimum_level to what you can live with")
+                }
+                None => "set upgrade.minimum_level to what you can live with".into(),
+            },
+        });
+    }
+    findings
 }
 
 /// A machine whose packages are half installed is mended first: nobody could tell afterwards what the upgrade broke.

@@ -3,44 +3,54 @@
 use std::path::Path;
 
 use super::boot::{volume, volume_id};
+use super::loader::{self, Loader};
 use super::{Machine, Result, ground, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::driver::Trouble;
-use crate::evidence::{FallbackFacts, GuaranteeLevel, Plan};
+use crate::evidence::{FallbackFacts, Plan};
 use crate::snapshot::TopLevel;
 
-/// Arms it. Probes first; durable when it returns.
+/// Arms it: first the root's name, then the boot loader. Probes first; durable when it returns.
 pub(super) fn arm(machine: &Machine, plan: &Plan) -> Result<FallbackFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     NamedRoot::new(&top, &plan.root.name, &machine.names).arm().map_err(trouble)?;
+    if let Some(loader) = Loader::of(plan, &machine.names, &machine.directory, &top)? {
+        loader.arm(named(&top, plan)?.id)?;
+    }
     facts(machine, plan)
 }
 
 /// Looks at what boots next.
 pub(super) fn facts(machine: &Machine, plan: &Plan) -> Result<FallbackFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    let name = &plan.root.name;
-    let found = top.find(name).map_err(trouble)?;
-    let named = found.ok_or_else(|| Trouble::new(format!("no subvolume is named {name}")))?;
+    let loader_fault = match Loader::of(plan, &machine.names, &machine.directory, &top)? {
+        Some(loader) => loader.fault()?,
+        None => None,
+    };
+    let (_, verdict) = loader::verdict()?;
     Ok(FallbackFacts {
-        method: "the root's name leads to a clone of the snapshot".into(),
-        named: volume(&named)?,
+        promise: loader::promise(&verdict),
+        loader_fault,
+        named: volume(&named(&top, plan)?)?,
         running: volume_id(top.running_root().map_err(trouble)?.uuid)?,
-        resume_enabled: ground::is_resume_enabled(&top.path(Path::new(name))),
-        level: level(),
+        resume_enabled: ground::is_resume_enabled(&top.path(Path::new(&plan.root.name))),
         least: machine.config.upgrade.minimum_level,
     })
 }
 
-/// A boot while packages change lands on the old system whatever happens. A trial whose kernel dies is booted again by name, so
-/// the machine comes back by itself only while a userspace lives.
-fn level() -> GuaranteeLevel {
-    GuaranteeLevel::B
+fn named(top: &TopLevel, plan: &Plan) -> Result<crate::snapshot::Subvolume> {
+    let name = &plan.root.name;
+    let found = top.find(name).map_err(trouble)?;
+    found.ok_or_else(|| Trouble::new(format!("no subvolume is named {name}")))
 }
 
-/// Takes it back. Probes first; durable when it returns.
+/// Takes it back: first the boot loader's part. Probes first; durable when it returns.
 pub(super) fn disarm(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    if let Some(loader) = Loader::of(plan, &machine.names, &machine.directory, &top)? {
+        loader.disarm()?;
+        loader.clean_up()?;
+    }
     NamedRoot::new(&top, &plan.root.name, &machine.names).disarm().map_err(trouble)?;
     Ok(())
 }

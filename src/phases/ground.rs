@@ -11,15 +11,28 @@ use super::{Result, trouble};
 use crate::driver::Trouble;
 use crate::error::{Exit, Failure};
 use crate::evidence::{JournalFacts, Plan};
-use crate::places::{RESUME_UNIT, StateDirectory};
+use crate::places::{EMERGENCY_UNIT, LEAVE_UNIT, RESUME_UNIT, StateDirectory};
 use crate::snapshot::state_volume::{self, Places};
 use crate::snapshot::{Change, TopLevel};
 use crate::system::durable;
 use crate::system::exec::Exec;
 use crate::system::mounts;
 
-const UNIT_TEXT: &str = include_str!("../../packaging/safe-upgrade-resume.service");
-const UNIT_DIRECTORY: &str = "etc/systemd/system";
+const DROP_IN: &str = include_str!("../../packaging/safe-upgrade-emergency.conf");
+pub(super) const UNIT_DIRECTORY: &str = "etc/systemd/system";
+
+/// The unit files and drop-ins, below [`UNIT_DIRECTORY`].
+const FILES: [(&str, &str); 5] = [
+    (RESUME_UNIT, include_str!("../../packaging/safe-upgrade-resume.service")),
+    (LEAVE_UNIT, include_str!("../../packaging/safe-upgrade-leave.service")),
+    (EMERGENCY_UNIT, include_str!("../../packaging/safe-upgrade-emergency.service")),
+    ("emergency.target.d/safe-upgrade.conf", DROP_IN),
+    ("rescue.target.d/safe-upgrade.conf", DROP_IN),
+];
+
+/// The units that an ordinary boot starts.
+const ENABLED: [&str; 2] = [RESUME_UNIT, LEAVE_UNIT];
+
 /// systemd's name for the mount unit of [`crate::places::STATE_DIRECTORY`] (systemd-escape(1)).
 const STATE_MOUNT_UNIT: &str = "var-lib-safe\\x2dupgrade.mount";
 const WANTED_BY: &str = "multi-user.target.wants";
@@ -85,14 +98,14 @@ pub fn is_there(places: &StateDirectory) -> std::result::Result<bool, Failure> {
     Ok(false)
 }
 
-/// Installs the unit and the copy of this program that it runs. To be called by whoever holds the journal. Repeatable; durable
+/// Installs the units and the copy of this program that they run. To be called by whoever holds the journal. Repeatable; durable
 /// when it returns.
 ///
 /// # Errors
 /// Names what could not be written.
 pub fn install(places: &StateDirectory) -> std::result::Result<(), Failure> {
     install_files(places)
-        .map_err(|trouble| Failure::failed(format!("failed to install {RESUME_UNIT}"), trouble))
+        .map_err(|trouble| Failure::failed("failed to install the units that go on with a run", trouble))
 }
 
 fn install_files(places: &StateDirectory) -> Result<()> {
@@ -106,20 +119,37 @@ fn install_files(places: &StateDirectory) -> Result<()> {
         durable::replace_file(&copy, &program, 0o755).map_err(trouble)?;
     }
     let units = Path::new("/").join(UNIT_DIRECTORY);
-    durable::replace_file(&units.join(RESUME_UNIT), UNIT_TEXT.as_bytes(), 0o644).map_err(trouble)?;
-    for arguments in [&["daemon-reload"][..], &["enable", RESUME_UNIT][..]] {
+    for (name, text) in FILES {
+        install_file(&units, name, text)?;
+    }
+    let enable = [&["enable"][..], &ENABLED].concat();
+    for arguments in [&["daemon-reload"][..], &enable] {
         Exec::new("systemctl").and_then(|exec| exec.args(arguments).success()).map_err(trouble)?;
     }
     durable::sync_directory(&units).map_err(trouble)?;
     durable::sync_directory(&units.join(WANTED_BY)).map_err(trouble)
 }
 
-/// Whether the unit would start at the boot of a tree.
+/// One unit file or drop-in; a directory of drop-ins is for all to read.
+pub(super) fn install_file(units: &Path, name: &str, text: &str) -> Result<()> {
+    let path = units.join(name);
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(trouble)?;
+        durable::sync_directory(units).map_err(trouble)?;
+    }
+    durable::replace_file(&path, text.as_bytes(), 0o644).map_err(trouble)
+}
+
+/// Whether the run would be gone on with at any boot of a tree, also at one that ends in emergency or rescue mode, and whether
+/// an orderly reboot would be told.
 pub(super) fn is_resume_enabled(root: &Path) -> bool {
     let units = root.join(UNIT_DIRECTORY);
-    // The link is absolute: below another root it leads elsewhere, so the file is looked at by itself.
-    units.join(RESUME_UNIT).is_file()
-        && units.join(WANTED_BY).join(RESUME_UNIT).is_symlink()
+    let is_ours = |(name, text): &(&str, &str)| {
+        std::fs::read(units.join(name)).is_ok_and(|bytes| bytes == text.as_bytes())
+    };
+    // The links are absolute: below another root they lead elsewhere, so the files are looked at by themselves.
+    FILES.iter().all(is_ours)
+        && ENABLED.iter().all(|unit| units.join(WANTED_BY).join(unit).is_symlink())
         && units.join(STATE_MOUNT_UNIT).is_file()
 }
 
@@ -133,4 +163,58 @@ pub(super) fn journal_facts(places: &StateDirectory, plan: &Plan) -> Result<Jour
     let named = top.find(&plan.root.name).map_err(trouble)?;
     let named = named.ok_or_else(|| Trouble::new(format!("no subvolume is named {}", plan.root.name)))?;
     Ok(JournalFacts { volume, scope: vec![plan.root.uuid.clone(), running, volume_id(named.uuid)?] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_is_part_of_the_proof() {
+        let root = tempfile::tempdir().unwrap();
+        let units = root.path().join(UNIT_DIRECTORY);
+        for (name, text) in FILES {
+            install_file(&units, name, text).unwrap();
+        }
+        std::fs::write(units.join(STATE_MOUNT_UNIT), "").unwrap();
+        std::fs::create_dir_all(units.join(WANTED_BY)).unwrap();
+        for unit in ENABLED {
+            assert!(!is_resume_enabled(root.path()), "without {unit}");
+            std::os::unix::fs::symlink(Path::new("/nowhere").join(unit), units.join(WANTED_BY).join(unit))
+                .unwrap();
+        }
+        assert!(is_resume_enabled(root.path()));
+        for (name, text) in FILES {
+            std::fs::write(units.join(name), "[Unit]\n").unwrap();
+            assert!(!is_resume_enabled(root.path()), "without {name}");
+            std::fs::write(units.join(name), text).unwrap();
+        }
+        assert!(is_resume_enabled(root.path()));
+    }
+
+    /// What systemd itself says about the units, where it is installed.
+    #[test]
+    fn systemd_takes_the_units() {
+        let Ok(_) = Exec::new("systemd-analyze") else {
+            eprintln!("skipped: needs systemd-analyze");
+            return;
+        };
+        let root = tempfile::tempdir().unwrap();
+        let deadline = super::super::deadline::files(crate::system::span::Span::seconds(1800));
+        let files: Vec<(&str, String)> =
+            FILES.iter().map(|(name, text)| (*name, (*text).to_owned())).chain(deadline).collect();
+        let mut paths = Vec::new();
+        for (name, text) in files.iter().filter(|(name, _)| !name.contains('/')) {
+            // The program is not installed here.
+            let text = text.replace("/var/lib/safe-upgrade/bin/safe-upgrade", "/bin/true");
+            let path = root.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            paths.push(path);
+        }
+        let output =
+            Exec::new("systemd-analyze").unwrap().args(["verify", "--man=no"]).args(&paths).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains("safe-upgrade")).collect();
+        assert!(ours.is_empty(), "{ours:#?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Health: the machine against its baseline, the named checks, and for how long it lasts.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::preflight::BASELINE_NAME;
 use super::{Machine, Result, plan::digest, trouble};
@@ -63,13 +64,19 @@ fn compare(machine: &Machine, phase: Phase, cancel: &Cancel, clock: &mut RealClo
     machine.progress.percent(5.0, "waiting for the boot to end");
     let settled = settle::wait_until_settled(config.settle.duration()).map_err(trouble)?;
     machine.progress.percent(20.0, &format!("the boot has ended ({settled:?}); comparing with the baseline"));
-    let limit = config.settle.duration();
+    // What was not started for an emergency or rescue shell is not going to be.
+    let in_emergency = settled.is_emergency();
+    let limit = if in_emergency { Duration::ZERO } else { config.settle.duration() };
     let converged =
         settle::converge(Path::new("/"), &before, &config.renames, limit, clock).map_err(trouble)?;
     machine.progress.percent(40.0, "running the checks");
     let results = checks::run_all(&config.checks, phase, cancel);
     let sample = Sample::new(results.clone(), &converged.after.units);
-    Ok(Compared { report: HealthReport::new(results, converged.changes, &before), sample })
+    let mut report = HealthReport::new(results, converged.changes, &before);
+    if in_emergency {
+        report.required_failed.insert(0, "the boot ended in emergency or rescue mode".into());
+    }
+    Ok(Compared { report, sample })
 }
 
 /// The baseline of this run, if it is still the one that the journal names.

@@ -2,11 +2,16 @@
 
 mod backup;
 mod boot;
+pub mod boot_proof;
+mod boot_set;
 mod check;
+pub mod confirmation;
+pub mod deadline;
 mod drain;
 mod fallback;
 pub mod ground;
 mod health;
+mod loader;
 mod packages;
 pub mod plan;
 mod preflight;
@@ -19,7 +24,7 @@ mod trial;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use backup::{back_up_all, verdict_lines};
 pub use check::{Outlook, look};
@@ -28,11 +33,11 @@ use crate::config::{self, Config};
 use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
-    BackupProof, BootFacts, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan, PreflightFacts,
-    RestoreReport, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+    BackupProof, BootFacts, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
+    PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
 };
 use crate::journal::Journal;
-use crate::machine::{Entry, Passage, State, Undo};
+use crate::machine::{Destination, Entry, Passage, State, Undo};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::holdoff::{self, HoldOff};
@@ -93,6 +98,12 @@ impl Machine {
         }
     }
 
+    /// What belongs to the run.
+    #[must_use]
+    pub fn run_directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where progress is written.
     #[must_use]
     pub fn progress(&self) -> &Progress {
@@ -117,7 +128,8 @@ impl Host for Machine {
     }
 
     fn boot(&mut self) -> Result<BootFacts> {
-        boot::facts(self.journal.state().plan())
+        let plan = self.journal.state().plan().ok_or_else(|| Trouble::new("there is no run"))?;
+        boot::facts(self, plan)
     }
 
     fn preflight(&mut self, plan: &Plan) -> Result<PreflightFacts> {
@@ -186,18 +198,30 @@ impl Host for Machine {
 
     fn prepare_trial(&mut self, plan: &Plan) -> Result<BootFacts> {
         self.progress.phase("trial");
+        deadline::set(self)?;
         trial::prepare(self, plan)
     }
 
-    fn reboot(&mut self, _: &Plan) -> Result<Infallible> {
-        boot::reboot(&self.progress)
+    fn reboot(&mut self, plan: &Plan, into: Destination) -> Result<Infallible> {
+        boot::reboot(self, plan, into)
+    }
+
+    fn trial_again(&mut self, plan: &Plan) -> Result<()> {
+        trial::again(self, plan)
+    }
+
+    fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation> {
+        self.progress.phase("waiting for the confirmation");
+        deadline::met()?;
+        confirmation::wait(self, plan, until)
     }
 
     fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
+        deadline::lift()?;
         trial::settle(self, plan)
     }
 
-    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<BootFacts> {
+    fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<RestoredFacts> {
         self.progress.phase("rollback");
         restore::restore(self, plan)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::boot::{running_release, volume_id};
-use super::trouble;
+use super::{loader, trouble};
 use crate::config::Config;
 use crate::error::{Exit, Failure};
 use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
@@ -44,7 +44,7 @@ pub fn hop(to: Option<&str>) -> Result<Hop, Failure> {
 /// When the machine's root cannot be found out.
 pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Failure> {
     let failed = |error| Failure::failed("failed to plan the run", error);
-    let layout = layout::read(Path::new("/"), None, Vec::new()).map_err(|error| failed(trouble(error)))?;
+    let layout = layout::read(Path::new("/"), None).map_err(|error| failed(trouble(error)))?;
     let Some((root, name)) = layout.btrfs.as_ref().and_then(|btrfs| Some((&btrfs.root, btrfs.root_name()?)))
     else {
         let message =
@@ -68,13 +68,15 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
             sample: config.backup.sample,
         },
         commit: config.commit.rule,
+        confirm_seconds: config.commit.confirm.duration().as_secs(),
         trial_boots: config.commit.trial_boots,
+        promise: loader::promise(&loader::verdict().map_err(failed)?.1),
         waivers: config.waivers.clone(),
         config: digest(config_bytes),
     })
 }
 
-fn new_run_id() -> Result<RunId, Failure> {
+pub(super) fn new_run_id() -> Result<RunId, Failure> {
     let mut random = [0_u8; 2];
     rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Failure::failed("failed to get random bytes", std::io::Error::from(errno)))?;

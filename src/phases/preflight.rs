@@ -15,7 +15,7 @@ pub(super) const BASELINE_NAME: &str = "baseline.json";
 pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
     machine.progress.percent(1.0, "looking at the machine");
-    let mut outlook = check::look(&machine.config, Some(&machine.names))?;
+    let mut outlook = check::look(&machine.config, &machine.places, Some(&machine.names))?;
     // Nothing is fetched for a run that cannot begin.
     let stopped = outlook.stops(&plan.waivers);
     if !stopped {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::boot::volume;
-use super::{Machine, Result, trouble};
+use super::{Machine, Result, boot_set, trouble};
 use crate::driver::Trouble;
 use crate::evidence::{Plan, SnapshotFacts};
 use crate::release::completion;
@@ -27,6 +27,7 @@ pub(super) fn take(machine: &mut Machine, plan: &Plan) -> Result<SnapshotFacts> 
         )));
     }
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    boot_set::capture(machine)?;
     top.snapshot_read_only(&plan.root.name, &machine.names.before()).map_err(trouble)?;
     facts(machine, plan)
 }
@@ -36,10 +37,13 @@ pub(super) fn facts(machine: &Machine, _: &Plan) -> Result<SnapshotFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let name = machine.names.before();
     let found = top.find(&name).map_err(trouble)?;
+    let (boot, boot_faults) = boot_set::facts(machine)?;
     Ok(SnapshotFacts {
         read_only: found.as_ref().is_some_and(|subvolume| subvolume.read_only),
         volume: found.as_ref().map(volume).transpose()?,
         name,
+        boot,
+        boot_faults,
     })
 }
 

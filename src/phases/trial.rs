@@ -1,23 +1,46 @@
-//! The trial: the upgraded root becomes the next boot; when it has proven healthy, it stays.
+//! The trial: the upgraded root boots, once where the machine can do that; when it has proven healthy, it stays.
 
-use super::{Machine, Result, boot, trouble};
-use crate::boot::{grub, named_root::NamedRoot};
-use crate::evidence::{BootFacts, Plan};
-use crate::snapshot::TopLevel;
 use std::path::Path;
 
-/// Makes the upgraded root the next boot, with a boot menu that says so. Probes first.
+use super::loader::Loader;
+use super::{Machine, Result, boot, trouble};
+use crate::boot::deadman;
+use crate::boot::named_root::NamedRoot;
+use crate::evidence::{BootFacts, Plan};
+use crate::snapshot::TopLevel;
+
+/// How long a trial may take from its kernel's start to its verdict, in seconds, before it resets the machine.
+const DEADLINE: u32 = 1800;
+
+/// Makes the upgraded root the next boot. Probes first.
 pub(super) fn prepare(machine: &Machine, plan: &Plan) -> Result<BootFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    NamedRoot::new(&top, &plan.root.name, &machine.names).prepare_trial().map_err(trouble)?;
-    // While packages changed the root had another name, and their scripts have written that one into the menu.
-    grub::regenerate_menu(&machine.names.other_root()).map_err(trouble)?;
-    boot::facts(Some(plan))
+    let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
+    match Loader::of(plan, &machine.names, &machine.directory, &top)? {
+        Some(loader) => loader.prepare_trial(&root, DEADLINE)?,
+        None => drop(root.prepare_trial().map_err(trouble)?),
+    }
+    boot::facts(machine, plan)
 }
 
-/// The upgraded root boots by its name; the armed clone is not needed any more, the snapshot is kept. Probes first.
+/// The boot after this one is the trial again. Probes first.
+pub(super) fn again(machine: &Machine, plan: &Plan) -> Result<()> {
+    prepare(machine, plan).map(drop)
+}
+
+/// The trial has its verdict: nothing resets the machine any more. Repeatable.
+pub(super) fn stand_down() -> Result<()> {
+    deadman::stand_down().map(drop).map_err(trouble)
+}
+
+/// The upgraded root boots by default; the armed clone is not needed any more, the snapshot is kept. Probes first.
 pub(super) fn settle(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    NamedRoot::new(&top, &plan.root.name, &machine.names).disarm().map_err(trouble)?;
-    Ok(())
+    let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
+    if let Some(loader) = Loader::of(plan, &machine.names, &machine.directory, &top)? {
+        loader.disarm()?;
+        loader.settle(&root)?;
+    }
+    root.disarm().map_err(trouble)?;
+    stand_down()
 }

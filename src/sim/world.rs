@@ -1,6 +1,8 @@
 //! What the world does to a simulated machine, and the plan that it follows.
 
-use crate::evidence::{CommitRule, ManifestId, Plan, ReattestRule, Release, RootVolume, VolumeId};
+use crate::evidence::{
+    CommitRule, FallbackMethod, ManifestId, Plan, Promise, ReattestRule, Release, RootVolume, VolumeId,
+};
 
 /// The name by which the simulated root boots.
 pub(super) const ROOT: &str = "@";
@@ -46,6 +48,10 @@ pub struct World {
     pub inhibited: bool,
     /// Who commits.
     pub commit: CommitRule,
+    /// How the trial is booted.
+    pub method: FallbackMethod,
+    /// Whether somebody outside confirms in time.
+    pub confirms: bool,
 }
 
 impl World {
@@ -59,6 +65,8 @@ impl World {
         seals: true,
         inhibited: false,
         commit: CommitRule::Automatic,
+        method: FallbackMethod::ByName,
+        confirms: true,
     };
 }
 
@@ -99,7 +107,9 @@ pub fn plan(commit: CommitRule) -> Plan {
         trees: vec!["/etc".into(), "/srv".into()],
         reattest: ReattestRule { max_age_seconds: 3600, sample: 2 },
         commit,
+        confirm_seconds: 600,
         trial_boots: 3,
+        promise: Promise::default(),
         waivers: Vec::new(),
         config: manifest_id(9),
     }

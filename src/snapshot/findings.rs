@@ -24,10 +24,8 @@ pub fn findings(layout: &Layout) -> Vec<Finding> {
         unused_nested(btrfs),
         multi_device(btrfs),
         low_unallocated(btrfs),
-        boot_elsewhere(layout),
         system_elsewhere(layout),
         data_elsewhere(layout),
-        boot_loader(layout),
         name_taken(btrfs),
     ]
     .into_iter()
@@ -216,24 +214,6 @@ fn kept(layout: &Layout, wanted: impl Fn(&Path) -> bool) -> Vec<&Path> {
     kept.map(|mount| mount.point.as_path()).filter(|point| wanted(point)).collect()
 }
 
-fn boot_elsewhere(layout: &Layout) -> Option<Finding> {
-    let elsewhere = kept(layout, |point| point.starts_with("/boot") || point == Path::new("/efi"));
-    (!elsewhere.is_empty()).then(|| {
-        finding(
-            "boot-on-other-filesystem",
-            Severity::Inhibitor,
-            format!(
-                "{} is not part of the root's snapshot and would not be taken back: after a rollback its kernels do \
-                 not fit the root's modules",
-                list(&elsewhere)
-            ),
-            "keep a copy (`rsync -aHAX /boot/ /root/boot-before-upgrade/`) that you can put back from a rescue system, \
-             and waive this by its id"
-                .to_owned(),
-        )
-    })
-}
-
 /// Parts of the system that packages own: a rollback of the root alone would leave them new.
 const OF_THE_SYSTEM: [&str; 6] = ["/usr", "/etc", "/var", "/var/lib", "/var/lib/dpkg", "/opt"];
 
@@ -272,23 +252,6 @@ fn data_elsewhere(layout: &Layout) -> Option<Finding> {
                 list(&elsewhere)
             ),
             "`systemctl stop` the service for the run, or keep a dump that you can load into the old version".to_owned(),
-        )
-    })
-}
-
-fn boot_loader(layout: &Layout) -> Option<Finding> {
-    (!layout.boot_loaders.is_empty()).then(|| {
-        finding(
-            "boot-loader-not-in-set",
-            Severity::Inhibitor,
-            format!(
-                "the upgrade may rewrite the boot code of {}, which is outside of every filesystem's snapshot: it may \
-                 then look for the wrong root, or old modules with new boot code may not boot",
-                layout.boot_loaders.join(" and ")
-            ),
-            "have a rescue system at hand (`grub-install` and `update-grub` from a chroot on the root that shall boot put \
-             the boot code right), then waive this by its id"
-                .to_owned(),
         )
     })
 }

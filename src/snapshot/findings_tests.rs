@@ -28,7 +28,6 @@ fn good() -> Layout {
     Layout {
         root_fs: "btrfs".into(),
         container: false,
-        boot_loaders: Vec::new(),
         mounts: Vec::new(),
         btrfs: Some(BtrfsLayout {
             filesystem: Uuid::from_bytes([2; 16]),
@@ -122,24 +121,6 @@ fn space_devices_and_names() {
     assert_eq!(devices, [("btrfs-multi-device", Severity::Warning)]);
     let taken = after(|layout| layout.names_taken = vec!["@safe-upgrade-r-before".into()]);
     assert_eq!(taken, [("snapshot-name-taken", Severity::Inhibitor)]);
-}
-
-#[test]
-fn what_is_outside_of_the_root() {
-    let mut layout = good();
-    let mount = |point: &str, class| ClassifiedMount {
-        point: PathBuf::from(point),
-        fs_type: "ext4".into(),
-        class,
-        reason: String::new(),
-    };
-    layout.mounts = vec![mount("/boot", MountClass::RolledBack), mount("/bootstrap", MountClass::Kept)];
-    assert_eq!(judged(&layout), []);
-    layout.mounts.push(mount("/boot/efi", MountClass::Kept));
-    layout.boot_loaders = vec!["GRUB"];
-    let expected =
-        [("boot-on-other-filesystem", Severity::Inhibitor), ("boot-loader-not-in-set", Severity::Inhibitor)];
-    assert_eq!(judged(&layout), expected);
 }
 
 #[test]

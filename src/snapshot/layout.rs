@@ -42,11 +42,16 @@ const WITHOUT_DATA: [&str; 28] = [
     "tracefs",
 ];
 
+/// Where Debian and Ubuntu mount what a boot loader reads, when it is a filesystem of its own.
+pub const BOOT_PLACES: [&str; 3] = ["/boot", "/boot/efi", "/efi"];
+
 /// What a rollback does to a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountClass {
     /// It becomes again what it was in the snapshot.
     RolledBack,
+    /// It is the boot loader's: copied before the upgrade, and brought back from the copy.
+    Copied,
     /// It stays as it is, with what the new system wrote to it.
     Kept,
     /// It holds no data of this machine.
@@ -73,8 +78,6 @@ pub struct Layout {
     pub root_fs: String,
     /// Whether this is a container: its kernel command line and boot loader are another machine's.
     pub container: bool,
-    /// Boot loaders installed on the root (none in a container).
-    pub boot_loaders: Vec<&'static str>,
     /// Every mount, classified.
     pub mounts: Vec<ClassifiedMount>,
     /// More about the root when it is on btrfs.
@@ -131,15 +134,11 @@ impl BtrfsLayout {
 }
 
 /// Reads the layout of the machine whose root is mounted at `root` (`/`, but for tests). With `names`, also which names of
-/// that run are taken. `boot_loaders` are those that are installed on it; a container has no use for them. Changes nothing.
+/// that run are taken. Changes nothing.
 ///
 /// # Errors
 /// When something cannot be found out.
-pub fn read(
-    root: &Path,
-    names: Option<&RunNames>,
-    boot_loaders: Vec<&'static str>,
-) -> Result<Layout, SnapshotError> {
+pub fn read(root: &Path, names: Option<&RunNames>) -> Result<Layout, SnapshotError> {
     let table = mounts::read()?;
     let mount = mounts::holding(&table, root)?;
     let container = Path::new("/run/systemd/container").exists();
@@ -147,13 +146,7 @@ pub fn read(
         "btrfs" => Some(read_btrfs(root, mount, container, names)?),
         _ => None,
     };
-    Ok(Layout {
-        root_fs: mount.fs_type.clone(),
-        container,
-        boot_loaders: if container { Vec::new() } else { boot_loaders },
-        mounts: classify(&table, mount),
-        btrfs,
-    })
+    Ok(Layout { root_fs: mount.fs_type.clone(), container, mounts: classify(&table, mount), btrfs })
 }
 
 /// Classifies every mount of a table, given the root's. Pure.
@@ -171,6 +164,12 @@ pub fn classify(table: &[Mount], root: &Mount) -> Vec<ClassifiedMount> {
 fn class_of(mount: &Mount, root: &Mount) -> (MountClass, String) {
     if WITHOUT_DATA.contains(&mount.fs_type.as_str()) {
         return (MountClass::WithoutData, format!("{} holds no data of this machine", mount.fs_type));
+    }
+    if BOOT_PLACES.iter().any(|place| mount.point == Path::new(place)) && mount.device != root.device {
+        return (
+            MountClass::Copied,
+            "the boot loader's: copied before, and brought back from the copy".to_owned(),
+        );
     }
     if mount.device != root.device {
         return (MountClass::Kept, format!("on a filesystem of its own ({})", mount.fs_type));
@@ -255,7 +254,7 @@ mod tests {
             ("/", MountClass::RolledBack),
             ("/proc", MountClass::WithoutData),
             ("/home", MountClass::Kept),
-            ("/boot/efi", MountClass::Kept),
+            ("/boot/efi", MountClass::Copied),
             ("/var/tmp/bound", MountClass::RolledBack),
             ("/var/lib/docker", MountClass::Kept),
             ("/var/lib/safe-upgrade", MountClass::Kept),

@@ -109,6 +109,12 @@ pub(crate) fn tool(name: &str, args: &[&str]) -> Result<String> {
     Exec::new(name).and_then(|exec| exec.args(args).text()).map_err(told)
 }
 
+/// Runs a program of the host that reads this, wants exit code 0, and returns what it wrote.
+pub(crate) fn tool_with_input(name: &str, args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+    let exec = Exec::new(name).map_err(told)?.args(args).stdin(input.to_vec());
+    exec.success().map(|output| output.stdout).map_err(told)
+}
+
 /// An error of the product's own `exec` as the lab reports it.
 pub(crate) fn told(error: ExecError) -> io::Error {
     io::Error::other(error)

@@ -151,6 +151,8 @@ pub fn detach_loops(image: &Path) -> Result<()> {
     }
     let listed = tool("losetup", &["--noheadings", "--output", "NAME", "-j", &image.to_string_lossy()])?;
     for device in listed.split_whitespace() {
+        // Partitions would keep the device; it fails when there are none.
+        drop(tool("partx", &["--delete", device]));
         tool("losetup", &["--detach", device])?;
     }
     Ok(())

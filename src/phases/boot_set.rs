@@ -1,0 +1,97 @@
+//! `/boot`, the EFI system partition and boot code: copied before the upgrade, brought back by a rollback.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::{Machine, Result, trouble};
+use crate::boot::layout::{self, BootLayout, BootPlace};
+use crate::boot::set::{self, Captured, Member, RestoreOptions};
+use crate::evidence::{BootMember, RestoredMember};
+use crate::system::show;
+
+/// The name under which the plan's evidence knows the boot code of a disk.
+const CODE: &str = "boot code of ";
+
+/// The member that is `/boot`, and the one that is the ESP.
+const BOOT: &str = "boot";
+const ESP: &str = "esp";
+
+/// What the machine boots by until everything else is back: the menu, then the kernels that it names.
+const LAST_OF_BOOT: [&str; 2] = ["grub/grub.cfg", "safe-upgrade"];
+const LAST_OF_ESP: [&str; 1] = ["EFI/safe-upgrade"];
+
+/// Where the set of a run lies.
+fn directory(machine: &Machine) -> PathBuf {
+    machine.directory.join("boot")
+}
+
+/// Copies the boot loader's places and reads the copies back. Probes first; durable when it returns.
+pub(super) fn capture(machine: &Machine) -> Result<Vec<BootMember>> {
+    let layout = layout::read(Path::new("/")).map_err(trouble)?;
+    if layout.container {
+        return Ok(Vec::new());
+    }
+    let code = layout::boot_code(Path::new("/")).map_err(trouble)?;
+    let captured = set::capture(&members(&layout), &code, &directory(machine)).map_err(trouble)?;
+    evidence(&captured)
+}
+
+/// Reads the copies again; the second list says what is not whole any more.
+pub(super) fn facts(machine: &Machine) -> Result<(Vec<BootMember>, Vec<String>)> {
+    let directory = directory(machine);
+    if !directory.try_exists().map_err(trouble)? {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    match set::verify(&directory) {
+        Ok(captured) => Ok((evidence(&captured)?, Vec::new())),
+        Err(error) => Ok((Vec::new(), vec![crate::error::chain(&error)])),
+    }
+}
+
+/// Brings them back, and compares every byte. Probes first; durable when it returns.
+pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
+    let directory = directory(machine);
+    if !directory.try_exists().map_err(trouble)? {
+        return Ok(Vec::new());
+    }
+    let captured = set::verify(&directory).map_err(trouble)?;
+    let mut options = RestoreOptions::default();
+    for member in &captured.members {
+        let last: &[&str] = if member.name == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
+        options.last.insert(member.name.clone(), last.iter().map(PathBuf::from).collect());
+    }
+    let restored = set::restore(&directory, &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
+    let members = restored.members.iter().map(|(name, report)| RestoredMember {
+        name: name.clone(),
+        differences: report.differences.iter().map(|found| show::line(&found.to_string())).collect(),
+    });
+    // What of the boot code differed was written and read back; a failure to do so is an error above.
+    let code =
+        restored.code.iter().map(|(disk, _)| RestoredMember { name: code_name(disk), differences: vec![] });
+    Ok(members.chain(code).collect())
+}
+
+/// The mounted filesystems that belong to the set.
+fn members(layout: &BootLayout) -> Vec<Member> {
+    let boot = match &layout.boot {
+        BootPlace::Separate(partition) => Some(Member { name: BOOT.into(), point: partition.point.clone() }),
+        BootPlace::Inside => None,
+    };
+    let esp = layout.esp.as_ref().map(|esp| Member { name: ESP.into(), point: esp.point.clone() });
+    boot.into_iter().chain(esp).collect()
+}
+
+fn evidence(captured: &Captured) -> Result<Vec<BootMember>> {
+    let members = captured.members.iter().map(|member| {
+        Ok(BootMember { name: member.name.clone(), manifest: member.manifest.parse().map_err(trouble)? })
+    });
+    let code = captured.code.iter().map(|code| {
+        let hashes: String = code.parts.iter().map(|part| part.blake3.as_str()).collect();
+        Ok(BootMember { name: code_name(&code.disk), manifest: super::plan::digest(hashes.as_bytes()) })
+    });
+    members.chain(code).collect()
+}
+
+fn code_name(disk: &Path) -> String {
+    format!("{CODE}{}", disk.display())
+}

@@ -1,0 +1,199 @@
+//! The boot loader's part in a run: what this machine promises, and the trial that a reset ends.
+//!
+//! ```text
+//!   arm        installers held off; by default the old system boots
+//!   prepare    the trial boots once: by GRUB's environment file, by kexec, or by the root's name
+//!   restore    the trial can't boot any more; /boot, ESP and boot code are brought back
+//!   settle     the new system's own menu, the root's name, and the boot code that was held off
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use super::{Result, trouble};
+use crate::boot::block::EnvPlace;
+use crate::boot::judge::{self, Method, Verdict};
+use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition};
+use crate::boot::named_root::NamedRoot;
+use crate::boot::one_shot::{self, OldSystem, OneShot, Trial};
+use crate::boot::{kernels, kexec};
+use crate::driver::Trouble;
+use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
+use crate::snapshot::TopLevel;
+use crate::snapshot::names::RunNames;
+
+/// Our directory on the ESP and on `/boot`.
+const ESP_ENV: &str = "EFI/safe-upgrade/env";
+const BOOT_ENV: &str = "safe-upgrade/env";
+
+/// What this machine can promise, and why not more.
+pub(super) fn verdict() -> Result<(BootLayout, Verdict)> {
+    let layout = layout::read(Path::new("/")).map_err(trouble)?;
+    let verdict = judge::judge(&layout);
+    Ok((layout, verdict))
+}
+
+/// The same, as a plan keeps it.
+pub(super) fn promise(verdict: &Verdict) -> Promise {
+    let method = match verdict.method {
+        Method::EnvFileEsp => FallbackMethod::EnvFileEsp,
+        Method::EnvFileBoot => FallbackMethod::EnvFileBoot,
+        Method::Kexec => FallbackMethod::Kexec,
+        Method::ByName => FallbackMethod::ByName,
+    };
+    let level = match verdict.level {
+        judge::GuaranteeLevel::A => GuaranteeLevel::A,
+        judge::GuaranteeLevel::B => GuaranteeLevel::B,
+        judge::GuaranteeLevel::C => GuaranteeLevel::C,
+    };
+    Promise { method, level, reason: verdict.reason.clone() }
+}
+
+/// GRUB, as one run uses it.
+#[derive(Debug)]
+pub(super) struct Loader {
+    method: FallbackMethod,
+    kernel: String,
+    one_shot: OneShot,
+}
+
+impl Loader {
+    /// The machine's GRUB; `None` where there is none to care for (a container, or a boot loader that the plan has waived).
+    pub(super) fn of(
+        plan: &Plan,
+        names: &RunNames,
+        directory: &Path,
+        top: &TopLevel,
+    ) -> Result<Option<Self>> {
+        let layout = layout::read(Path::new("/")).map_err(trouble)?;
+        if layout.container || !matches!(layout.loader, Kind::Grub(_)) {
+            return match plan.promise.method {
+                FallbackMethod::ByName => Ok(None),
+                method => {
+                    Err(Trouble::new(format!("GRUB is gone, but the plan relies on it ({})", method.words())))
+                }
+            };
+        }
+        let boot = match layout.boot {
+            BootPlace::Inside => one_shot::BootPlace::InRoot,
+            BootPlace::Separate(_) => one_shot::BootPlace::Separate,
+        };
+        let one_shot = OneShot {
+            run: plan.run.to_string(),
+            method: choice(plan.promise.method, &layout)?,
+            boot,
+            root_name: plan.root.name.clone(),
+            other_name: names.other_root(),
+            running: PathBuf::from("/"),
+            old_tree: top.path(Path::new(&plan.root.name)),
+            run_directory: directory.to_owned(),
+        };
+        Ok(Some(Self { method: plan.promise.method, kernel: layout.kernel, one_shot }))
+    }
+
+    /// By default the old system boots, and nothing that packages run changes that. Probes first.
+    pub(super) fn arm(&self, clone: u64) -> Result<()> {
+        let old = OldSystem { kernel: self.kernel.clone(), subvolume: clone };
+        self.one_shot.arm(&old).map_err(trouble)
+    }
+
+    /// What is wrong with the armed loader, if anything.
+    pub(super) fn fault(&self) -> Result<Option<String>> {
+        self.one_shot.fault().map_err(trouble)
+    }
+
+    /// The trial boots next, once; without a one-shot method, by the root's name. Probes first.
+    pub(super) fn prepare_trial(&self, root: &NamedRoot<'_>, deadline: u32) -> Result<()> {
+        if !self.method.is_one_shot() {
+            return self.switch(root);
+        }
+        let trial = self.one_shot.prepare_trial(deadline).map_err(trouble)?;
+        prove(&trial)?;
+        if self.method == FallbackMethod::Kexec { load(&trial) } else { Ok(()) }
+    }
+
+    /// Whether the next boot is the trial, once.
+    pub(super) fn is_ready(&self) -> Result<bool> {
+        match self.method {
+            FallbackMethod::ByName => Ok(false),
+            FallbackMethod::Kexec => {
+                Ok(kexec::loaded().map_err(trouble)? && self.one_shot.is_ready().map_err(trouble)?)
+            }
+            _ => self.one_shot.is_ready().map_err(trouble),
+        }
+    }
+
+    /// Loads the trial's kernel again when it is not loaded (another process of this boot may have prepared it). Probes first.
+    pub(super) fn load_trial(&self) -> Result<()> {
+        if kexec::loaded().map_err(trouble)? {
+            return Ok(());
+        }
+        load(&self.one_shot.trial().map_err(trouble)?)
+    }
+
+    /// The trial can't boot any more. The first act of every way back. Probes first.
+    pub(super) fn disarm(&self) -> Result<()> {
+        if self.method == FallbackMethod::Kexec {
+            kexec::unload().map_err(trouble)?;
+        }
+        self.one_shot.disarm_trial().map_err(trouble)
+    }
+
+    /// The new system for good: its own menu, the root's name, then the boot code that was held off. Probes first.
+    pub(super) fn settle(&self, root: &NamedRoot<'_>) -> Result<()> {
+        self.switch(root)?;
+        self.clean_up()?;
+        self.one_shot.run_held_off().map(drop).map_err(trouble)
+    }
+
+    /// Nothing of ours is left in the loader's places. Probes first.
+    pub(super) fn clean_up(&self) -> Result<()> {
+        self.one_shot.clean_up().map_err(trouble)
+    }
+
+    /// The root's name leads to the upgraded root, and the menu says so. In this order each moment boots one whole system:
+    /// a menu inside the root takes force with the name; a shared one would boot the old tree by the name until then.
+    fn switch(&self, root: &NamedRoot<'_>) -> Result<()> {
+        if self.one_shot.menu_comes_before_exchange() {
+            self.one_shot.commit_menu().map_err(trouble)?;
+            return root.prepare_trial().map(drop).map_err(trouble);
+        }
+        root.prepare_trial().map_err(trouble)?;
+        self.one_shot.commit_menu().map_err(trouble)
+    }
+}
+
+/// A kernel without its modules, or an initrd that was cut, is not tried.
+fn prove(trial: &Trial) -> Result<()> {
+    let initrd = trial.initrds.first().ok_or_else(|| Trouble::new("the trial's menu entry has no initrd"))?;
+    kernels::prove(&trial.kernel, initrd, Path::new("/"), "btrfs").map(drop).map_err(trouble)
+}
+
+fn load(trial: &Trial) -> Result<()> {
+    let initrds: Vec<kexec::Initrd<'_>> =
+        trial.initrds.iter().map(|path| kexec::Initrd::File(path)).collect();
+    kexec::load(&trial.kernel, &initrds, &trial.command_line).map_err(trouble)
+}
+
+fn choice(method: FallbackMethod, layout: &BootLayout) -> Result<one_shot::Method> {
+    Ok(match env_file(method, layout)? {
+        Some((file, place)) => one_shot::Method::EnvFile { file, place },
+        None => one_shot::Method::Kexec,
+    })
+}
+
+/// Where the environment file of a method lies, for us and for GRUB; `None` for methods without one.
+pub(super) fn env_file(method: FallbackMethod, layout: &BootLayout) -> Result<Option<(PathBuf, EnvPlace)>> {
+    let (partition, file) = match (method, &layout.boot) {
+        (FallbackMethod::EnvFileEsp, _) => (layout.esp.as_ref(), ESP_ENV),
+        (FallbackMethod::EnvFileBoot, BootPlace::Separate(partition)) => (Some(partition), BOOT_ENV),
+        (FallbackMethod::EnvFileBoot, BootPlace::Inside) => (None, BOOT_ENV),
+        (FallbackMethod::Kexec | FallbackMethod::ByName, _) => return Ok(None),
+    };
+    let partition: &Partition = partition.ok_or_else(|| {
+        Trouble::new(format!("the filesystem of {file} is not mounted ({})", method.words()))
+    })?;
+    let uuid = partition.uuid.clone().ok_or_else(|| {
+        Trouble::new(format!("the filesystem at {} has no UUID", partition.point.display()))
+    })?;
+    Ok(Some((partition.point.join(file), EnvPlace { fs_uuid: uuid, path: format!("/{file}") })))
+}

@@ -1,0 +1,207 @@
+//! The product on real machines that boot through a real boot loader: under QEMU, one after another.
+//!
+//! `make test-vm` runs them; `docs/testing.md` tells what a machine is made of and how long it takes.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, their common parts too")]
+
+mod lab;
+#[path = "vm/mod.rs"]
+mod vm;
+
+use std::path::Path;
+use std::time::Duration;
+
+use lab::{Timer, repo};
+use vm::machine::BOOT_LIMIT;
+use vm::packages::{self, Fault, TURNCOAT};
+use vm::scenario::{End, Plug, Scenario, play};
+use vm::{Layout, Options, Vm, results};
+
+/// The small upgrade without the product: two initramfs images, the boot loader, a menu.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(1800);
+
+/// The variable of the firmware that says whether Secure Boot is enforced; its last byte is the answer.
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// A machine of this layout boots, answers, reboots through its boot loader, and starts again after a pulled plug.
+fn boots(test: &str, layout: Layout, options: Options) {
+    if vm::skipped(test) {
+        return;
+    }
+    let timer = Timer::start();
+    let vm = Vm::start(layout.name(), layout, options).unwrap();
+    timer.lap("a machine (with its golden disk, when it is the first of the week)");
+    vm.wait_agent(BOOT_LIMIT).unwrap();
+    timer.lap("first boot");
+    assert_eq!(vm.sh("systemctl is-system-running --wait").unwrap(), "running\n");
+    timer.lap("until systemd has started all");
+    firmware(&vm, layout, options);
+    assert_eq!(vm.sh("findmnt -no FSROOT /; findmnt -no FSROOT /home").unwrap(), "/@\n/@home\n");
+    assert_eq!(vm.sh("findmnt -no FSTYPE /srv/backup").unwrap(), "ext4\n");
+    assert_eq!(vm.run("exit 7").unwrap().code, 7);
+
+    vm.sh("echo safe >/root/synced && sync -f /root/synced && echo lost >/root/unsynced").unwrap();
+    vm.pull_plug().unwrap();
+    vm.switch_on().unwrap();
+    vm.wait_agent(BOOT_LIMIT).unwrap();
+    assert_eq!(vm.sh("cat /root/synced").unwrap(), "safe\n");
+    assert_eq!(vm.sh("cat /root/unsynced 2>/dev/null || true").unwrap(), "");
+
+    timer.lap("plug pulled, boot");
+    vm.reboot().unwrap();
+    assert_eq!((vm.boots(), vm.resets()), (3, 1));
+    assert!(
+        vm.console_log().matches("GNU GRUB").count() + vm.console_log().matches("Loading Linux").count() >= 3
+    );
+    timer.lap("reboot");
+    vm.power_off().unwrap();
+    timer.lap("power off");
+}
+
+/// The firmware is the expected one, and Secure Boot is what it should be.
+fn firmware(vm: &Vm, layout: Layout, options: Options) {
+    let efi = vm.run("test -d /sys/firmware/efi").unwrap().code == 0;
+    assert_eq!(efi, layout == Layout::Uefi);
+    if !efi {
+        return;
+    }
+    assert_eq!(vm.sh("findmnt -no FSTYPE /boot/efi").unwrap(), "vfat\n");
+    let last = vm
+        .sh(&format!("mountpoint -q /sys/firmware/efi/efivars && tail -c 1 {SECURE_BOOT} | od -An -tu1"))
+        .unwrap();
+    assert_eq!(last.trim(), if options.secure_boot { "1" } else { "0" });
+}
+
+/// The upgrade as a person would type it: the lab's next release installs, boots, and is another kernel.
+fn plain_upgrade(test: &str, layout: Layout) {
+    if vm::skipped(test) {
+        return;
+    }
+    let vm = Vm::start("plain", layout, Options::default()).unwrap();
+    packages::publish(&vm.repo_directory(), Fault::None).unwrap();
+    vm.wait_agent(BOOT_LIMIT).unwrap();
+    let timer = Timer::start();
+    let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
+    vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy).unwrap();
+    vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("bookworm")).unwrap();
+    vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}")).unwrap();
+    timer.lap("the package that will turn, installed");
+    vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("trixie")).unwrap();
+    let options = "-qy -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold";
+    let job = vm
+        .begin(&format!(
+            "export DEBIAN_FRONTEND=noninteractive; apt-get -q update && apt-get {options} full-upgrade"
+        ))
+        .unwrap();
+    let output = vm.end(job, UPGRADE_LIMIT).unwrap();
+    assert_eq!(output.code, 0, "{output:?}");
+    timer.lap("upgrade");
+    eprintln!("lab: {}", vm.sh("ls -s /boot | grep initrd; dpkg --audit").unwrap());
+    vm.reboot().unwrap();
+    assert!(vm.sh("uname -r").unwrap().starts_with("6.12."));
+    assert_eq!(vm.sh(". /etc/os-release; echo $VERSION_CODENAME").unwrap(), "trixie\n");
+    assert_eq!(vm.sh("systemctl is-system-running --wait").unwrap(), "running\n");
+    timer.lap("reboot into it");
+}
+
+/// Makes a test of each line: its name, its scenario.
+macro_rules! machine_tests {
+    ($($name:ident: $run:expr;)*) => {$(
+        #[test]
+        #[ignore = "boots a machine under emulation: make test-vm"]
+        fn $name() {
+            ($run)(stringify!($name));
+        }
+    )*};
+}
+
+machine_tests! {
+    vm_bios_inside_boots: |test| boots(test, Layout::BiosInside, Options::default());
+    vm_bios_ext4_boots: |test| boots(test, Layout::BiosExt4, Options::default());
+    vm_uefi_boots: |test| boots(test, Layout::Uefi, Options::default());
+    vm_uefi_secure_boot_boots: |test| boots(test, Layout::Uefi, SECURE);
+    vm_bios_inside_plain_upgrade: |test| plain_upgrade(test, Layout::BiosInside);
+    vm_bios_ext4_plain_upgrade: |test| plain_upgrade(test, Layout::BiosExt4);
+    vm_uefi_plain_upgrade: |test| plain_upgrade(test, Layout::Uefi);
+}
+
+const SECURE: Options = Options { secure_boot: true, watchdog: false };
+
+/// The dead network is noticed by nobody inside: only a confirmation that does not come turns the machine back.
+const CONFIRM: &str = "\n[trial]\nconfirm = \"2m\"\n";
+
+/// Plays a scenario that ends on the old system, unless nothing is wrong.
+fn scenario(test: &str, layout: Layout, fault: Fault, plug: Plug) {
+    if vm::skipped(test) {
+        return;
+    }
+    let healthy = fault == Fault::None && plug == Plug::Stays;
+    let end = if healthy { End::Committed } else { End::RolledBack };
+    let config = if fault == Fault::NetworkGone { CONFIRM } else { "" };
+    play(&Scenario { plug, config, ..Scenario::new(layout, fault, end) }).unwrap();
+}
+
+/// The same scenarios for each layout.
+macro_rules! scenarios {
+    ($layout:expr, $($name:ident: $fault:ident, $plug:ident;)*) => {
+        machine_tests! { $($name: |test| scenario(test, $layout, Fault::$fault, Plug::$plug);)* }
+    };
+}
+
+scenarios! { Layout::BiosInside,
+    vm_bios_inside_healthy: None, Stays;
+    vm_bios_inside_check_fails: CheckFails, Stays;
+    vm_bios_inside_kernel_panics: Panics, Stays;
+    vm_bios_inside_root_not_found: RootNotFound, Stays;
+    vm_bios_inside_boot_hangs: Hangs, Stays;
+    vm_bios_inside_emergency: Emergency, Stays;
+    vm_bios_inside_network_gone: NetworkGone, Stays;
+    vm_bios_inside_plug_while_upgrading: None, WhileUpgrading;
+    vm_bios_inside_plug_in_trial: None, InTrial;
+    vm_bios_inside_plug_while_rolling_back: CheckFails, WhileRollingBack;
+}
+
+scenarios! { Layout::BiosExt4,
+    vm_bios_ext4_healthy: None, Stays;
+    vm_bios_ext4_check_fails: CheckFails, Stays;
+    vm_bios_ext4_kernel_panics: Panics, Stays;
+    vm_bios_ext4_root_not_found: RootNotFound, Stays;
+    vm_bios_ext4_boot_hangs: Hangs, Stays;
+    vm_bios_ext4_emergency: Emergency, Stays;
+    vm_bios_ext4_network_gone: NetworkGone, Stays;
+    vm_bios_ext4_plug_while_upgrading: None, WhileUpgrading;
+    vm_bios_ext4_plug_in_trial: None, InTrial;
+    vm_bios_ext4_plug_while_rolling_back: CheckFails, WhileRollingBack;
+}
+
+scenarios! { Layout::Uefi,
+    vm_uefi_healthy: None, Stays;
+    vm_uefi_check_fails: CheckFails, Stays;
+    vm_uefi_kernel_panics: Panics, Stays;
+    vm_uefi_root_not_found: RootNotFound, Stays;
+    vm_uefi_boot_hangs: Hangs, Stays;
+    vm_uefi_emergency: Emergency, Stays;
+    vm_uefi_network_gone: NetworkGone, Stays;
+    vm_uefi_plug_while_upgrading: None, WhileUpgrading;
+    vm_uefi_plug_in_trial: None, InTrial;
+    vm_uefi_plug_while_rolling_back: CheckFails, WhileRollingBack;
+}
+
+machine_tests! {
+    vm_uefi_secure_boot_kernel_panics: |test| {
+        if !vm::skipped(test) {
+            let ordinary = Scenario::new(Layout::Uefi, Fault::Panics, End::RolledBack);
+            play(&Scenario { options: SECURE, ..ordinary }).unwrap();
+        }
+    };
+}
+
+/// Writes the table of docs/guarantees.md from what the tests above have kept: the last step of `make test-vm`.
+#[test]
+#[ignore = "changes docs/guarantees.md: make test-vm"]
+fn write_the_table() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md");
+    if !results::write_table(&document).unwrap() {
+        eprintln!("skipped: write_the_table: no scenario has been played yet");
+    }
+}

@@ -1,0 +1,266 @@
+//! What a test does to a machine with the product, and how it must end.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use safe_upgrade::system::exec::tail;
+use serde_json::Value;
+
+use super::agent::Job;
+use super::machine::{BINARY, BOOT_LIMIT, COMMAND_LIMIT};
+use super::packages::{self, Fault, TURNCOAT};
+use super::results::{self, Ended};
+use super::{Layout, Options, Vm};
+use crate::lab::product::{CONFIG, ENDS};
+use crate::lab::{Result, Timer, repo};
+
+/// Preflight, backup and packages of a small upgrade take two to five minutes under emulation.
+const PACKAGES_LIMIT: Duration = Duration::from_secs(1800);
+
+/// From the reboot into the trial until the end: a trial that hangs waits for its dead man, then come two boots.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(1500);
+
+/// How long to wait for a record before looking whether the command has given up.
+const GLANCE: Duration = Duration::from_secs(5);
+
+/// Where the product's command writes; no rollback takes it back.
+const LOG: &str = "/srv/backup/lab/run.log";
+
+/// What the product is configured with; a scenario may add to it.
+const SERVER: &str = r#"[backup]
+store = "/srv/backup/store"
+trees = ["/etc", "/srv/www", "/root"]
+
+[health]
+soak = "5s"
+
+[[health.check]]
+name = "site"
+kind = "http"
+url = "http://127.0.0.1:8080/"
+body = "it works"
+"#;
+
+/// When the plug is pulled: as soon as the journal has this record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plug {
+    /// Never.
+    Stays,
+    /// While packages change.
+    WhileUpgrading,
+    /// In the trial.
+    InTrial,
+    /// While it goes back.
+    WhileRollingBack,
+}
+
+impl Plug {
+    const fn record(self) -> Option<&'static str> {
+        match self {
+            Self::Stays => None,
+            Self::WhileUpgrading => Some("UpgradeStarted"),
+            Self::InTrial => Some("TrialBooted"),
+            Self::WhileRollingBack => Some("RollbackStarted"),
+        }
+    }
+
+    const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Stays => None,
+            Self::WhileUpgrading => Some("plug-pulled-while-upgrading"),
+            Self::InTrial => Some("plug-pulled-in-trial"),
+            Self::WhileRollingBack => Some("plug-pulled-while-rolling-back"),
+        }
+    }
+}
+
+/// How a run must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// On the new release.
+    Committed,
+    /// On the old one, proven restored.
+    RolledBack,
+}
+
+impl End {
+    /// The record and the state.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "Committed",
+            Self::RolledBack => "RolledBack",
+        }
+    }
+}
+
+/// One run of the product on one machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario<'a> {
+    /// How the machine boots.
+    pub layout: Layout,
+    /// What else it has.
+    pub options: Options,
+    /// What is wrong with the new release.
+    pub fault: Fault,
+    /// When the plug is pulled.
+    pub plug: Plug,
+    /// More configuration, as TOML.
+    pub config: &'a str,
+    /// How it must end.
+    pub end: End,
+}
+
+impl Scenario<'_> {
+    /// An ordinary machine of this layout with this fault.
+    pub fn new(layout: Layout, fault: Fault, end: End) -> Self {
+        Self { layout, options: Options::default(), fault, plug: Plug::Stays, config: "", end }
+    }
+
+    /// The name in the results.
+    pub fn name(&self) -> String {
+        self.plug.name().unwrap_or(self.fault.name()).to_owned()
+    }
+
+    /// The layout's name in the results.
+    pub fn machine(&self) -> String {
+        let secure = if self.options.secure_boot { "-secure-boot" } else { "" };
+        format!("{}{secure}", self.layout.name())
+    }
+}
+
+/// Plays a scenario from a fresh machine to its end, checks that it is the expected one, and keeps how long it took.
+pub fn play(scenario: &Scenario<'_>) -> Result<()> {
+    let timer = Timer::start();
+    let vm =
+        Vm::start(&format!("{}-{}", scenario.machine(), scenario.name()), scenario.layout, scenario.options)?;
+    vm.wait_agent(BOOT_LIMIT)?;
+    vm.sh("systemctl is-system-running --wait")?;
+    install(&vm, scenario)?;
+    timer.lap("a machine with the product");
+
+    let run = vm.begin(&format!("safe-upgrade run --to trixie --yes >{LOG} 2>&1"))?;
+    wait_in_run(&vm, run, &["UpgradeStarted"], PACKAGES_LIMIT)?;
+    timer.lap("preflight, backup, snapshot, fallback");
+    let (since, packages) = match scenario.plug {
+        Plug::WhileUpgrading => {
+            pull_and_push(&vm)?;
+            (Instant::now(), 0.0)
+        }
+        _ => {
+            wait_in_run(&vm, run, &["RebootStarted"], PACKAGES_LIMIT)?;
+            (Instant::now(), timer.lap("packages"))
+        }
+    };
+    let mut since = since;
+    if let (Plug::InTrial | Plug::WhileRollingBack, Some(record)) = (scenario.plug, scenario.plug.record()) {
+        wait_in_run(&vm, run, &[record], RECOVERY_LIMIT)?;
+        since = Instant::now();
+        pull_and_push(&vm)?;
+    }
+    wait_in_run(&vm, run, &[scenario.end.name()], RECOVERY_LIMIT)?;
+    let seconds = since.elapsed().as_secs_f64();
+    timer.lap(&format!("from the fault or the reboot to {}", scenario.end.name()));
+    let resets = vm.resets() + vm.plugs();
+    check_end(&vm, scenario)?;
+    timer.lap("checked, with one more reboot");
+    results::keep(Ended {
+        layout: scenario.machine(),
+        scenario: scenario.name(),
+        end: scenario.end.name().into(),
+        seconds,
+        packages,
+        resets,
+    })
+}
+
+/// Installs the product and the package that will turn, and lets apt see the lab's repository only.
+fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+    packages::publish(&vm.repo_directory(), scenario.fault)?;
+    let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
+    vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
+    vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("bookworm"))?;
+    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
+    vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}"))?;
+    vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
+    vm.sh("sync").map(drop)
+}
+
+/// Returns the first of these records of the run, over all reboots.
+///
+/// Ends at once when the run ends otherwise, or when the product refuses to plan one at all.
+pub fn wait_in_run(vm: &Vm, run: Job, wanted: &[&str], limit: Duration) -> Result<String> {
+    let deadline = Instant::now() + limit;
+    let any: Vec<&str> = wanted.iter().chain(&ENDS).copied().collect();
+    loop {
+        match vm.wait_record(0, &any, GLANCE) {
+            // A record that is waited for may stand before an end that has come meanwhile.
+            Ok(_) if vm.records().iter().any(|record| wanted.contains(&record.as_str())) => {
+                return Ok(wanted.join(" or "));
+            }
+            Ok(end) => return Err(told(vm, &io::Error::other(format!("the run ended with {end}")))),
+            Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
+                return Err(told(vm, &error));
+            }
+            Err(_) => {}
+        }
+        if vm.records().is_empty()
+            && let Ok(output) = vm.end(run, Duration::ZERO)
+        {
+            return Err(told(
+                vm,
+                &io::Error::other(format!("no run was planned, exit code {}", output.code)),
+            ));
+        }
+    }
+}
+
+/// Pulls the plug, and switches the machine on again.
+fn pull_and_push(vm: &Vm) -> Result<()> {
+    vm.pull_plug()?;
+    vm.switch_on()
+}
+
+/// The machine is what the journal says, and boots the same system again, without a trial's arguments.
+fn check_end(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+    // The record was written inside, so its agent is up or will be.
+    vm.wait_agent(BOOT_LIMIT)?;
+    check_system(vm, scenario)?;
+    vm.reboot()?;
+    check_system(vm, scenario)?;
+    let booted = vm.sh("findmnt -no FSROOT /; grep -c safe_upgrade.trial /proc/cmdline || true")?;
+    if booted == "/@\n0\n" {
+        return Ok(());
+    }
+    Err(told(vm, &io::Error::other(format!("a reboot after {} leads to {booted:?}", scenario.end.name()))))
+}
+
+fn check_system(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+    vm.sh("systemctl is-system-running --wait")?;
+    let status: Value =
+        serde_json::from_str(&vm.sh("safe-upgrade status --json")?).map_err(io::Error::other)?;
+    let state = status["run"]["state"].as_str().unwrap_or_default();
+    let (codename, kernel) = match scenario.end {
+        End::Committed => ("trixie", "6.12."),
+        End::RolledBack => ("bookworm", "6.1."),
+    };
+    let facts = vm.sh(". /etc/os-release; echo $VERSION_CODENAME; uname -r; dpkg --audit")?;
+    let expected = facts.starts_with(&format!("{codename}\n{kernel}")) && facts.lines().count() == 2;
+    if state != scenario.end.name() || !expected {
+        return Err(told(vm, &io::Error::other(format!("the state is {state}, the system {facts:?}"))));
+    }
+    vm.sh("systemctl is-active nginx && test -s /srv/www/index.html").map(drop)
+}
+
+/// An error with what the product has said.
+fn told(vm: &Vm, error: &io::Error) -> io::Error {
+    let log = vm.begin(&format!(
+        "tail -n 40 {LOG}; safe-upgrade status; journalctl -b -u 'safe-upgrade*' -n 40 --no-pager"
+    ));
+    let said = log.and_then(|job| vm.end(job, COMMAND_LIMIT.min(Duration::from_secs(60))));
+    let said =
+        said.map_or_else(|_| "the machine does not answer".into(), |output| output.stdout + &output.stderr);
+    io::Error::new(
+        error.kind(),
+        format!("{error}; records: {}; inside:\n{}", vm.records().join(" "), tail(said.as_bytes())),
+    )
+}
