@@ -23,7 +23,8 @@ use crate::boot::block::{self, Block, EnvPlace, Target, VARIABLE};
 use crate::boot::frozen::Frozen;
 use crate::boot::menu::{self, Boots};
 use crate::boot::{deadman, env_block, grub};
-use crate::system::durable::{DurableError, remove_file, replace_file, sync_filesystem};
+use crate::system::checkpoint::checkpoint;
+use crate::system::durable::{remove_file, replace_file, sync_filesystem};
 use crate::system::exec::{Exec, find_tool};
 use error::at;
 use record::{Kept, Record};
@@ -472,14 +473,18 @@ fn remove_directory(path: &Path) -> Result<(), OneShotError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => {
             other.map_err(at("remove", path))?;
-            Ok(seen_by_grub(path.parent().unwrap_or(Path::new("/")))?)
+            seen_by_grub(path.parent().unwrap_or(Path::new("/")))
         }
     }
 }
 
-/// Makes what was written visible to a reader that knows no journal.
-fn seen_by_grub(directory: &Path) -> Result<(), DurableError> {
-    sync_filesystem(directory)
+/// Makes what was written visible to a reader that replays no journal.
+fn seen_by_grub(directory: &Path) -> Result<(), OneShotError> {
+    // The old system's tree is a mount that no table lists; it is btrfs, which needs no more than a commit.
+    if directory.starts_with("/proc/self/fd") {
+        return Ok(sync_filesystem(directory)?);
+    }
+    Ok(checkpoint(directory)?)
 }
 
 fn unload_kexec() -> Result<(), OneShotError> {

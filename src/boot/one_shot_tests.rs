@@ -10,13 +10,14 @@ struct Machine {
 }
 
 impl Machine {
+    /// In memory: a filesystem of the running system's own must never be frozen, as one with a journal would be here.
     /// `None` without dpkg, or without the rights to use it.
     fn new(layout: &str) -> Option<Self> {
         if find_tool("dpkg-divert").is_err() || !rustix::process::geteuid().is_root() {
             println!("skipped: this test needs dpkg-divert and root");
             return None;
         }
-        let machine = Self { dir: tempfile::tempdir().unwrap() };
+        let machine = Self { dir: tempfile::tempdir_in("/dev/shm").unwrap() };
         for name in ["new/usr/sbin", "new/var/lib/dpkg", "new/boot/grub", "old/boot/grub", "esp", "run"] {
             fs::create_dir_all(machine.path(name)).unwrap();
         }

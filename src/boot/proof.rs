@@ -207,7 +207,9 @@ impl Chain {
     /// # Errors
     /// When it can't be read.
     pub fn is_cleared(&self) -> Result<bool> {
-        let Some((file, _)) = &self.env else { return Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?) };
+        let Some((file, _)) = &self.env else {
+            return Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?);
+        };
         let variables = env_block::read(file)?;
         Ok(!variables.iter().any(|(name, value)| name == block::VARIABLE && !value.is_empty()))
     }
@@ -224,9 +226,16 @@ impl Chain {
             durable::replace_file(&self.menu, &without, mode)?;
         }
         let directory = file.parent().unwrap_or(file);
-        for (path, removed) in [(file.as_path(), std::fs::remove_file(file)), (directory, std::fs::remove_dir(directory))] {
+        for (path, removed) in
+            [(file.as_path(), std::fs::remove_file(file)), (directory, std::fs::remove_dir(directory))]
+        {
             match removed {
-                Err(error) if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty) => {
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
+                    ) =>
+                {
                     return Err(read(path)(error));
                 }
                 _ => {}
@@ -243,7 +252,12 @@ impl Chain {
         arguments.extend([format!("{MARK}{}", self.id), format!("panic={PANIC_SECONDS}")]);
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
         let Some((file, place)) = &self.env else { return load(&boots, &arguments) };
-        let old = Target { body: boots.preamble, kernel: boots.kernel, arguments: boots.arguments, initrds: boots.initrds };
+        let old = Target {
+            body: boots.preamble,
+            kernel: boots.kernel,
+            arguments: boots.arguments,
+            initrds: boots.initrds,
+        };
         let marked = Target { arguments, ..old.clone() };
         let block = Block { run: self.id.clone(), env: Some(place.clone()), old, trial: Some(marked) };
         let wanted = block::append(&plain, &block)?;
@@ -254,7 +268,8 @@ impl Chain {
         let choice = [(block::VARIABLE.to_owned(), self.id.clone())];
         env_block::write_in_place(file, &choice)?;
         self.seen_by_grub()?;
-        let chosen = env_block::read(file)?.iter().any(|(name, value)| name == block::VARIABLE && *value == self.id);
+        let chosen =
+            env_block::read(file)?.iter().any(|(name, value)| name == block::VARIABLE && *value == self.id);
         match self.read_menu()?.0 == wanted && chosen {
             true => Ok(()),
             false => Err(ChainError::ReadBack(self.menu.clone())),

@@ -7,6 +7,7 @@ use crate::boot::block::NotQuotable;
 use crate::boot::env_block::EnvFileError;
 use crate::boot::frozen::FrozenError;
 use crate::boot::menu::MenuError;
+use crate::system::checkpoint::CheckpointError;
 use crate::system::durable::DurableError;
 use crate::system::exec::ExecError;
 
@@ -31,6 +32,9 @@ pub enum OneShotError {
     /// A file could not be written for good.
     #[error(transparent)]
     Durable(#[from] DurableError),
+    /// What was written may not be visible to GRUB.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A file could not be read, copied or removed.
     #[error("failed to {action} {}", .path.display())]
     File {
