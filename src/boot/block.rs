@@ -5,6 +5,8 @@
 //! and a file that cannot be written chooses none. Each file is found by its filesystem's UUID. Nothing here needs a
 //! module that the signed GRUB lacks; where modules are files, the old ones are still in place.
 
+use serde::{Deserialize, Serialize};
+
 /// The name of the one variable that GRUB reads and clears.
 pub const VARIABLE: &str = "su_trial";
 /// The id of the old system's entry.
@@ -31,7 +33,7 @@ pub struct EnvPlace {
 }
 
 /// What an entry boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Lines taken from the menu's own entry: drivers, `search` and the like. They are GRUB script and stand as they are.
     pub body: Vec<String>,

@@ -39,6 +39,14 @@ pub enum FrozenError {
         /// Why not.
         source: io::Error,
     },
+    /// A file could not be given its right name.
+    #[error("failed to rename {}", .path.display())]
+    Rename {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Somebody else diverts the same program.
     #[error("{program} is already diverted to {to}, and not by safe-upgrade")]
     Foreign {
@@ -88,16 +96,18 @@ impl Frozen {
     pub fn freeze(&self) -> Result<(), FrozenError> {
         for program in [INSTALL, MKCONFIG] {
             let stub = self.stub(program)?;
+            let diverted = self.is_diverted(program)?;
             let installed = self.at(program).is_file() || self.at(&kept(program)).is_file();
             if !installed {
                 continue;
             }
-            if !self.is_diverted(program)? {
+            if !diverted {
                 self.divert("--add", program)?;
             }
             if !self.is_diverted(program)? {
                 return Err(FrozenError::NotDiverted { program: program.to_owned() });
             }
+            self.settle(program)?;
             replace_file(&self.at(program), stub.as_bytes(), 0o755)?;
         }
         Ok(sync_filesystem(&self.root)?)
@@ -115,6 +125,7 @@ impl Frozen {
             if self.is_diverted(program)? {
                 self.divert("--remove", program)?;
             }
+            self.settle(program)?;
         }
         Ok(sync_filesystem(&self.root)?)
     }
@@ -191,6 +202,17 @@ impl Frozen {
         let exec = self.dpkg_divert()?.args(["--quiet", "--local", "--rename"]);
         exec.args(["--divert", &kept(program), action, program]).success()?;
         Ok(())
+    }
+
+    /// dpkg-divert writes its list and renames the file; cut in between, the file has the wrong name of the two.
+    fn settle(&self, program: &str) -> Result<(), FrozenError> {
+        let (named, kept) = (self.at(program), self.at(&kept(program)));
+        let (from, to) = match self.is_diverted(program)? {
+            true if named.is_file() && !kept.exists() && !self.is_stub(program)? => (named, kept),
+            false if kept.is_file() && !named.exists() => (kept, named),
+            _ => return Ok(()),
+        };
+        std::fs::rename(&from, to).map_err(|source| FrozenError::Rename { path: from, source })
     }
 
     fn is_diverted(&self, program: &str) -> Result<bool, FrozenError> {

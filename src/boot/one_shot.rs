@@ -10,9 +10,32 @@
 //!
 //! Each step looks first, does what is missing, and is on disk when it returns.
 
-use std::path::PathBuf;
+mod arguments;
+mod error;
+mod record;
 
-use crate::boot::block::EnvPlace;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::OneShotError;
+
+use crate::boot::block::{self, Block, EnvPlace, Target, VARIABLE};
+use crate::boot::frozen::Frozen;
+use crate::boot::menu::{self, Boots};
+use crate::boot::{deadman, env_block, grub};
+use crate::system::durable::{DurableError, remove_file, replace_file, sync_filesystem};
+use crate::system::exec::{Exec, find_tool};
+use error::at;
+use record::{Kept, Record};
+
+/// Below `/boot`: kept copies and the dead man. No script of GRUB's takes a kernel from a directory there.
+const OURS: &str = "boot/safe-upgrade";
+/// The dead man's file.
+const DEADMAN: &str = "deadman.cpio";
+/// os-prober looks into every disk; ten minutes are generous for that.
+const MKCONFIG_LIMIT: Duration = Duration::from_secs(600);
+/// The kernel says here whether one waits to be started.
+const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
 
 /// How the trial is chosen once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,14 +105,6 @@ pub struct Trial {
     pub command_line: String,
 }
 
-/// A step that could not be done.
-#[derive(Debug, thiserror::Error)]
-pub enum OneShotError {
-    /// Not written yet.
-    #[error("not there yet")]
-    Unfinished,
-}
-
 impl OneShot {
     /// Holds the boot loader's installers off, keeps copies of the old kernel and initrd (with a separate `/boot`), writes
     /// an env file that chooses nothing, and a menu block that boots the old system by its subvolume id. To be called
@@ -97,8 +112,23 @@ impl OneShot {
     ///
     /// # Errors
     /// When anything of it cannot be done or found out; call [`OneShot::clean_up`] then.
-    pub fn arm(&self, _old: &OldSystem) -> Result<(), OneShotError> {
-        Err(OneShotError::Unfinished)
+    pub fn arm(&self, old: &OldSystem) -> Result<(), OneShotError> {
+        self.frozen().freeze()?;
+        if !self.has_block() {
+            return Ok(());
+        }
+        let record = match Record::read(&self.run_directory)? {
+            Some(record) => {
+                record.verify_kept()?;
+                record
+            }
+            None => self.keep_old(old)?,
+        };
+        if let Method::EnvFile { file, .. } = &self.method {
+            create_directory(file.parent().unwrap_or(Path::new("/")))?;
+            self.choose(file, "")?;
+        }
+        self.write_block(&record.old, None)
     }
 
     /// Makes the upgraded root the one that is tried at the next reset, once. `reset_after` is when the dead man resets
@@ -107,8 +137,36 @@ impl OneShot {
     ///
     /// # Errors
     /// As [`OneShot::arm`]. The next boot is the old system then.
-    pub fn prepare_trial(&self, _reset_after: u32) -> Result<Trial, OneShotError> {
-        Err(OneShotError::Unfinished)
+    pub fn prepare_trial(&self, reset_after: u32) -> Result<Trial, OneShotError> {
+        let boots = self.new_entry()?;
+        let trial = Trial {
+            run: self.run.clone(),
+            kernel: self.local(&boots.kernel)?,
+            initrds: boots
+                .initrds
+                .iter()
+                .map(|path| self.local(path))
+                .chain([Ok(self.ours().join(DEADMAN))])
+                .collect::<Result<_, _>>()?,
+            command_line: arguments::command_line(&arguments::for_trial(&boots.arguments, &self.run)),
+        };
+        create_directory(&self.ours())?;
+        replace_file(&self.ours().join(DEADMAN), &deadman::cpio(reset_after), 0o600)?;
+        for path in [&trial.kernel].into_iter().chain(&trial.initrds) {
+            has_content(path)?;
+        }
+        seen_by_grub(&self.ours())?;
+        if let Method::EnvFile { file, .. } = &self.method {
+            let mut record = self.armed()?;
+            record.verify_kept()?;
+            let target = self.trial_target(boots)?;
+            self.write_block(&record.old, Some(&target))?;
+            record.trial = Some(target);
+            record.write(&self.run_directory)?;
+            self.choose(file, &self.run)?;
+        }
+        record::write_trial(&self.run_directory, &trial)?;
+        Ok(trial)
     }
 
     /// The next boot is the old system again. The first act of every way back.
@@ -116,7 +174,17 @@ impl OneShot {
     /// # Errors
     /// When the env file cannot be written and read back, or a loaded kernel not be unloaded.
     pub fn disarm_trial(&self) -> Result<(), OneShotError> {
-        Err(OneShotError::Unfinished)
+        match &self.method {
+            Method::EnvFile { file, .. } => {
+                if file.is_file() {
+                    self.choose(file, "")?;
+                } else if Record::read(&self.run_directory)?.is_some() {
+                    return Err(OneShotError::EnvFileGone { path: file.clone() });
+                }
+            }
+            Method::Kexec => unload_kexec()?,
+        }
+        Ok(remove_file(&record::trial_path(&self.run_directory))?)
     }
 
     /// Whether the next reset (or kexec) tries this run. Reads back what GRUB would read.
@@ -124,7 +192,23 @@ impl OneShot {
     /// # Errors
     /// When it cannot be found out.
     pub fn is_ready(&self) -> Result<bool, OneShotError> {
-        Err(OneShotError::Unfinished)
+        match &self.method {
+            Method::EnvFile { file, .. } => {
+                let Some(record) = Record::read(&self.run_directory)? else { return Ok(false) };
+                let Some(trial) = &record.trial else { return Ok(false) };
+                let menu = read(&self.menu())?;
+                let block = self.block(&record.old, Some(trial));
+                let chosen = env_block::read(file)?;
+                Ok(block::ends_with(&menu, &block)? && chosen == choice(&self.run))
+            }
+            Method::Kexec => {
+                let Some(trial) = record::read_trial(&self.run_directory)? else { return Ok(false) };
+                for path in [&trial.kernel].into_iter().chain(&trial.initrds) {
+                    has_content(path)?;
+                }
+                Ok(trial.run == self.run)
+            }
+        }
     }
 
     /// Whether [`OneShot::commit_menu`] must come before the exchange of names (the menu lies in the tree that gets the
@@ -140,7 +224,16 @@ impl OneShot {
     /// # Errors
     /// The menu is the one from before then.
     pub fn commit_menu(&self) -> Result<(), OneShotError> {
-        Err(OneShotError::Unfinished)
+        let text = self.make_menu("grub.cfg.commit")?.replace(&self.other_name, &self.root_name);
+        if let Some(line) = grub::line_with(text.as_bytes(), &self.other_name) {
+            return Err(OneShotError::StillNamed { line, name: self.other_name.clone() });
+        }
+        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(|| OneShotError::NoEntry {
+            menu: self.run_directory.join("grub.cfg.commit"),
+            kernel: "a whole system".into(),
+        })?;
+        self.mounts(&boots, &self.root_name)?;
+        write_menu(&self.running.join(grub::MENU), text.as_bytes())
     }
 
     /// Runs the `grub-install` calls that were held off, after [`OneShot::clean_up`] and the exchange. Returns how many ran.
@@ -148,7 +241,7 @@ impl OneShot {
     /// # Errors
     /// The first one that failed.
     pub fn run_held_off(&self) -> Result<usize, OneShotError> {
-        Err(OneShotError::Unfinished)
+        Ok(self.frozen().run_recorded()?)
     }
 
     /// Takes everything of ours away: the choice, the block in any menu that is there, env file, kept copies, dead man,
@@ -157,6 +250,251 @@ impl OneShot {
     /// # Errors
     /// The first thing that could not be taken away; the rest was tried.
     pub fn clean_up(&self) -> Result<(), OneShotError> {
-        Err(OneShotError::Unfinished)
+        let mut first = None;
+        let mut note = |result: Result<(), OneShotError>| {
+            if let Err(error) = result {
+                first.get_or_insert(error);
+            }
+        };
+        match self.disarm_trial() {
+            // A clean-up that was cut off has removed it already; without a block nothing reads it.
+            Err(OneShotError::EnvFileGone { .. }) => {}
+            result => note(result),
+        }
+        for menu in [self.menu(), self.running.join(grub::MENU)] {
+            note(strip_menu(&menu));
+        }
+        if let Method::EnvFile { file, .. } = &self.method {
+            note(remove_file(file).map_err(OneShotError::from));
+            if let Some(directory) = file.parent() {
+                // Only when it is empty, and it is ours by its name.
+                let _ = directory.ends_with("safe-upgrade").then(|| std::fs::remove_dir(directory));
+            }
+        }
+        note(remove_directory(&self.ours()));
+        note(self.frozen().thaw().map_err(OneShotError::from));
+        match first {
+            Some(error) => Err(error),
+            None => Record::remove(&self.run_directory),
+        }
+    }
+
+    fn frozen(&self) -> Frozen {
+        Frozen {
+            root: self.running.clone(),
+            run: self.run.clone(),
+            calls: self.run_directory.join("grub-install.calls"),
+        }
+    }
+
+    /// Without one the boot loader's own menu, in the old system's tree, is all that is needed.
+    fn has_block(&self) -> bool {
+        !(self.method == Method::Kexec && self.boot == BootPlace::InRoot)
+    }
+
+    /// The menu that GRUB reads until commit.
+    fn menu(&self) -> PathBuf {
+        match self.boot {
+            BootPlace::InRoot => self.old_tree.join(grub::MENU),
+            BootPlace::Separate => self.running.join(grub::MENU),
+        }
+    }
+
+    fn ours(&self) -> PathBuf {
+        self.running.join(OURS)
+    }
+
+    fn armed(&self) -> Result<Record, OneShotError> {
+        Record::read(&self.run_directory)?
+            .ok_or_else(|| OneShotError::NotArmed { path: Record::path(&self.run_directory) })
+    }
+
+    fn block(&self, old: &Target, trial: Option<&Target>) -> Block {
+        let env = match &self.method {
+            Method::EnvFile { place, .. } => Some(place.clone()),
+            Method::Kexec => None,
+        };
+        Block { run: self.run.clone(), env, old: old.clone(), trial: trial.cloned() }
+    }
+
+    /// Finds what boots the old system, and makes sure that it stays.
+    fn keep_old(&self, old: &OldSystem) -> Result<Record, OneShotError> {
+        let menu = self.menu();
+        let text = String::from_utf8_lossy(&block::strip(&read(&menu)?)).into_owned();
+        let (_, boots) = menu::entry_for(&old.kernel, &menu::parse(&text)?)?
+            .ok_or(OneShotError::NoEntry { menu, kernel: old.kernel.clone() })?;
+        let arguments = arguments::by_subvolume_id(&boots.arguments, old.subvolume);
+        let mut target =
+            Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds: boots.initrds };
+        let mut kept = Vec::new();
+        for path in [&mut target.kernel].into_iter().chain(&mut target.initrds) {
+            match self.boot {
+                BootPlace::InRoot => has_content(&self.in_tree(&self.old_tree, &self.root_name, path)?)?,
+                BootPlace::Separate => {
+                    let (directory, name) = split(path)?;
+                    let copy = self.ours().join(name);
+                    create_directory(&self.ours())?;
+                    kept.push(Kept::copy(&self.local(path)?, &copy)?);
+                    *path = format!("{directory}/safe-upgrade/{name}");
+                }
+            }
+        }
+        let record = Record { old: target, kept, trial: None };
+        record.write(&self.run_directory)?;
+        Ok(record)
+    }
+
+    /// The first entry of a menu that is made now, for the root that runs.
+    fn new_entry(&self) -> Result<Boots, OneShotError> {
+        let text = self.make_menu("grub.cfg.trial")?;
+        let none = || OneShotError::NoEntry {
+            menu: self.run_directory.join("grub.cfg.trial"),
+            kernel: "a whole system".into(),
+        };
+        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(none)?;
+        self.mounts(&boots, &self.other_name)?;
+        Ok(boots)
+    }
+
+    fn mounts(&self, boots: &Boots, name: &str) -> Result<(), OneShotError> {
+        match arguments::boots_subvolume(&boots.arguments, name) {
+            true => Ok(()),
+            false => {
+                Err(OneShotError::WrongRoot { wanted: name.to_owned(), arguments: boots.arguments.join(" ") })
+            }
+        }
+    }
+
+    fn trial_target(&self, boots: Boots) -> Result<Target, OneShotError> {
+        let (directory, _) = split(&boots.kernel)?;
+        let deadman = format!("{directory}/safe-upgrade/{DEADMAN}");
+        let arguments = arguments::for_trial(&boots.arguments, &self.run);
+        let initrds = boots.initrds.into_iter().chain([deadman]).collect();
+        Ok(Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds })
+    }
+
+    /// Lets the real grub-mkconfig write a menu into the run's directory.
+    fn make_menu(&self, name: &str) -> Result<String, OneShotError> {
+        let program = self.frozen().mkconfig().ok_or(OneShotError::NoGrub)?;
+        let path = self.run_directory.join(name);
+        let tool = program.to_string_lossy();
+        Exec::new(&tool)?.arg("-o").arg(&path).limit(MKCONFIG_LIMIT).success()?;
+        Ok(String::from_utf8_lossy(&read(&path)?).into_owned())
+    }
+
+    /// Where a file of the running system's `/boot` is, by GRUB's path.
+    fn local(&self, grub: &str) -> Result<PathBuf, OneShotError> {
+        match self.boot {
+            BootPlace::InRoot => self.in_tree(&self.running, &self.other_name, grub),
+            BootPlace::Separate => Ok(self.running.join("boot").join(split(grub)?.1)),
+        }
+    }
+
+    fn in_tree(&self, tree: &Path, name: &str, grub: &str) -> Result<PathBuf, OneShotError> {
+        let expected = format!("/{name}/boot/");
+        match grub.strip_prefix(&expected) {
+            Some(rest) if !rest.split('/').any(|part| part == "..") => Ok(tree.join("boot").join(rest)),
+            _ => Err(OneShotError::Elsewhere { grub: grub.to_owned(), expected }),
+        }
+    }
+
+    fn write_block(&self, old: &Target, trial: Option<&Target>) -> Result<(), OneShotError> {
+        let menu = self.menu();
+        write_menu(&menu, &block::append(&read(&menu)?, &self.block(old, trial))?)
+    }
+
+    fn choose(&self, file: &Path, run: &str) -> Result<(), OneShotError> {
+        env_block::write_in_place(file, &choice(run))?;
+        seen_by_grub(file.parent().unwrap_or(Path::new("/")))?;
+        match env_block::read(file)? == choice(run) {
+            true => Ok(()),
+            false => Err(OneShotError::NotWritten { path: file.to_owned() }),
+        }
     }
 }
+
+fn choice(run: &str) -> env_block::Variables {
+    vec![(VARIABLE.to_owned(), run.to_owned())]
+}
+
+/// GRUB's path in two: the directory (empty at the top) and the name.
+fn split(grub: &str) -> Result<(&str, &str), OneShotError> {
+    match grub.rsplit_once('/') {
+        Some((directory, name)) if !matches!(name, "" | "." | "..") => Ok((directory, name)),
+        _ => Err(OneShotError::Elsewhere { grub: grub.to_owned(), expected: "/".into() }),
+    }
+}
+
+/// Puts a menu in place that GRUB can read, and reads it back.
+fn write_menu(path: &Path, bytes: &[u8]) -> Result<(), OneShotError> {
+    if find_tool("grub-script-check").is_ok() {
+        Exec::new("grub-script-check")?.stdin(bytes.to_vec()).success()?;
+    }
+    // Readable by root only, as grub-mkconfig leaves it: it may hold a password's hash.
+    replace_file(path, bytes, 0o600)?;
+    seen_by_grub(path.parent().unwrap_or(Path::new("/")))?;
+    match read(path)? == bytes {
+        true => Ok(()),
+        false => Err(OneShotError::NotWritten { path: path.to_owned() }),
+    }
+}
+
+fn strip_menu(path: &Path) -> Result<(), OneShotError> {
+    let menu = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(at("read", path))?,
+    };
+    let bare = block::strip(&menu);
+    if bare == menu { Ok(()) } else { write_menu(path, &bare) }
+}
+
+fn has_content(path: &Path) -> Result<(), OneShotError> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() > 0 => Ok(()),
+        Ok(_) => Err(OneShotError::NoFile { path: path.to_owned() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(OneShotError::NoFile { path: path.to_owned() })
+        }
+        Err(error) => Err(at("look at", path)(error)),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OneShotError> {
+    std::fs::read(path).map_err(at("read", path))
+}
+
+fn create_directory(path: &Path) -> Result<(), OneShotError> {
+    std::fs::create_dir_all(path).map_err(at("create", path))
+}
+
+fn remove_directory(path: &Path) -> Result<(), OneShotError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => {
+            other.map_err(at("remove", path))?;
+            Ok(seen_by_grub(path.parent().unwrap_or(Path::new("/")))?)
+        }
+    }
+}
+
+/// Makes what was written visible to a reader that knows no journal.
+fn seen_by_grub(directory: &Path) -> Result<(), DurableError> {
+    sync_filesystem(directory)
+}
+
+fn unload_kexec() -> Result<(), OneShotError> {
+    let path = Path::new(KEXEC_LOADED);
+    let loaded = match std::fs::read_to_string(path) {
+        // A kernel without kexec has none loaded.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(at("read", path))?,
+    };
+    if loaded.trim() != "0" {
+        Exec::new("kexec")?.arg("--unload").success()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "one_shot_tests.rs"]
+mod tests;
