@@ -132,6 +132,36 @@ impl OneShot {
         self.write_block(&record.old, None)
     }
 
+    /// What of [`OneShot::arm`] is not in force; `None` when all of it is. Changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn fault(&self) -> Result<Option<String>, OneShotError> {
+        if !self.frozen().is_frozen()? {
+            return Ok(Some("the boot loader's installers are not held off".into()));
+        }
+        if !self.has_block() {
+            return Ok(None);
+        }
+        let Some(record) = Record::read(&self.run_directory)? else {
+            return Ok(Some("the boot loader was not told to boot the old system by default".into()));
+        };
+        let menu = self.menu();
+        if !block::ends_with(&read(&menu)?, &self.block(&record.old, None))? {
+            return Ok(Some(format!("{} does not boot the old system by default", menu.display())));
+        }
+        Ok(None)
+    }
+
+    /// The trial that [`OneShot::prepare_trial`] has described.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn trial(&self) -> Result<Trial, OneShotError> {
+        record::read_trial(&self.run_directory)?
+            .ok_or_else(|| OneShotError::NotArmed { path: record::trial_path(&self.run_directory) })
+    }
+
     /// Makes the upgraded root the one that is tried at the next reset, once. `reset_after` is when the dead man resets
     /// a trial that nobody ended, in seconds from the start of its initial RAM disk. With [`Method::Kexec`] it only
     /// writes `trial.json`: loading and starting the kernel is the caller's.

@@ -7,6 +7,7 @@ use super::{Machine, Result, trouble};
 use crate::boot::layout::{self, BootLayout, BootPlace};
 use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::evidence::{BootMember, RestoredMember};
+use crate::manifest::verdict::Difference;
 use crate::system::show;
 
 /// The name under which the plan's evidence knows the boot code of a disk.
@@ -63,7 +64,7 @@ pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
     let restored = set::restore(&directory, &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
     let members = restored.members.iter().map(|(name, report)| RestoredMember {
         name: name.clone(),
-        differences: report.differences.iter().map(|found| show::line(&found.to_string())).collect(),
+        differences: report.differences().iter().map(sentence).collect(),
     });
     // What of the boot code differed was written and read back; a failure to do so is an error above.
     let code =
@@ -90,6 +91,10 @@ fn evidence(captured: &Captured) -> Result<Vec<BootMember>> {
         Ok(BootMember { name: code_name(&code.disk), manifest: super::plan::digest(hashes.as_bytes()) })
     });
     members.chain(code).collect()
+}
+
+fn sentence(found: &Difference) -> String {
+    format!("{}: {}", show::bytes(&found.path), found.class.name())
 }
 
 fn code_name(disk: &Path) -> String {

@@ -14,7 +14,7 @@ use crate::boot::block::EnvPlace;
 use crate::boot::judge::{self, Method, Verdict};
 use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition};
 use crate::boot::named_root::NamedRoot;
-use crate::boot::one_shot::{self, OldSystem, OneShot, Trial};
+use crate::boot::one_shot::{self, OldSystem, OneShot, OneShotError, Trial};
 use crate::boot::{kernels, kexec};
 use crate::driver::Trouble;
 use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
@@ -135,7 +135,11 @@ impl Loader {
         if self.method == FallbackMethod::Kexec {
             kexec::unload().map_err(trouble)?;
         }
-        self.one_shot.disarm_trial().map_err(trouble)
+        match self.one_shot.disarm_trial() {
+            // The filesystem is mounted ([`env_file`]): what is not there chooses nothing. An earlier try may have come this far.
+            Ok(()) | Err(OneShotError::EnvFileGone { .. }) => Ok(()),
+            Err(error) => Err(trouble(error)),
+        }
     }
 
     /// The new system for good: its own menu, the root's name, then the boot code that was held off. Probes first.
