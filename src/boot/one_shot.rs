@@ -12,6 +12,7 @@
 
 mod arguments;
 mod error;
+mod files;
 mod record;
 
 use std::path::{Path, PathBuf};
@@ -23,10 +24,11 @@ use crate::boot::block::{self, Block, EnvPlace, Target, VARIABLE};
 use crate::boot::frozen::Frozen;
 use crate::boot::menu::{self, Boots};
 use crate::boot::{deadman, env_block, grub};
-use crate::system::checkpoint::checkpoint;
-use crate::system::durable::{remove_file, replace_file, sync_filesystem};
-use crate::system::exec::{Exec, find_tool};
-use error::at;
+use crate::system::durable::{remove_file, replace_file};
+use crate::system::exec::Exec;
+use files::{
+    create_directory, has_content, read, remove_directory, seen_by_grub, strip_menu, unload_kexec, write_menu,
+};
 use record::{Kept, Record};
 
 /// Below `/boot`: kept copies and the dead man. No script of GRUB's takes a kernel from a directory there.
@@ -35,8 +37,6 @@ const OURS: &str = "boot/safe-upgrade";
 const DEADMAN: &str = "deadman.cpio";
 /// os-prober looks into every disk; ten minutes are generous for that.
 const MKCONFIG_LIMIT: Duration = Duration::from_secs(600);
-/// The kernel says here whether one waits to be started.
-const KEXEC_LOADED: &str = "/sys/kernel/kexec_loaded";
 
 /// How the trial is chosen once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -454,80 +454,6 @@ fn split(grub: &str) -> Result<(&str, &str), OneShotError> {
         Some((directory, name)) if !matches!(name, "" | "." | "..") => Ok((directory, name)),
         _ => Err(OneShotError::Elsewhere { grub: grub.to_owned(), expected: "/".into() }),
     }
-}
-
-/// Puts a menu in place that GRUB can read, and reads it back.
-fn write_menu(path: &Path, bytes: &[u8]) -> Result<(), OneShotError> {
-    if find_tool("grub-script-check").is_ok() {
-        Exec::new("grub-script-check")?.stdin(bytes.to_vec()).success()?;
-    }
-    // Readable by root only, as grub-mkconfig leaves it: it may hold a password's hash.
-    replace_file(path, bytes, 0o600)?;
-    seen_by_grub(path.parent().unwrap_or(Path::new("/")))?;
-    match read(path)? == bytes {
-        true => Ok(()),
-        false => Err(OneShotError::NotWritten { path: path.to_owned() }),
-    }
-}
-
-fn strip_menu(path: &Path) -> Result<(), OneShotError> {
-    let menu = match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(at("read", path))?,
-    };
-    let bare = block::strip(&menu);
-    if bare == menu { Ok(()) } else { write_menu(path, &bare) }
-}
-
-fn has_content(path: &Path) -> Result<(), OneShotError> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_file() && found.len() > 0 => Ok(()),
-        Ok(_) => Err(OneShotError::NoFile { path: path.to_owned() }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(OneShotError::NoFile { path: path.to_owned() })
-        }
-        Err(error) => Err(at("look at", path)(error)),
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, OneShotError> {
-    std::fs::read(path).map_err(at("read", path))
-}
-
-fn create_directory(path: &Path) -> Result<(), OneShotError> {
-    std::fs::create_dir_all(path).map_err(at("create", path))
-}
-
-fn remove_directory(path: &Path) -> Result<(), OneShotError> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => {
-            other.map_err(at("remove", path))?;
-            seen_by_grub(path.parent().unwrap_or(Path::new("/")))
-        }
-    }
-}
-
-/// Makes what was written visible to a reader that replays no journal.
-fn seen_by_grub(directory: &Path) -> Result<(), OneShotError> {
-    // The old system's tree is a mount that no table lists; it is btrfs, which needs no more than a commit.
-    if directory.starts_with("/proc/self/fd") {
-        return Ok(sync_filesystem(directory)?);
-    }
-    Ok(checkpoint(directory)?)
-}
-
-fn unload_kexec() -> Result<(), OneShotError> {
-    let path = Path::new(KEXEC_LOADED);
-    let loaded = match std::fs::read_to_string(path) {
-        // A kernel without kexec has none loaded.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(at("read", path))?,
-    };
-    if loaded.trim() != "0" {
-        Exec::new("kexec")?.arg("--unload").success()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::system::exec::find_tool;
 use std::fs;
 
 const NEW: &str = "6.12.48+deb13-amd64";

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Trial;
 use super::error::{OneShotError, at};
+use super::files::has_content;
 use crate::boot::block::Target;
 use crate::system::durable::{Replacement, remove_file, replace_file};
 
@@ -59,7 +60,7 @@ impl Record {
 impl Kept {
     /// Copies a file and reads the copy back.
     pub(super) fn copy(from: &Path, to: &Path) -> Result<Self, OneShotError> {
-        super::has_content(from)?;
+        has_content(from)?;
         let mut source = std::fs::File::open(from).map_err(at("read", from))?;
         let mut copy = Replacement::begin(to, 0o600)?;
         io::copy(&mut source, copy.file()).map_err(at("copy", from))?;
