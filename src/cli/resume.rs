@@ -10,7 +10,7 @@ use crate::error::{Exit, Failure};
 use crate::health::units;
 use crate::journal::Journal;
 use crate::machine::State;
-use crate::phases::{Machine, deadline};
+use crate::phases::{Machine, boot_proof, deadline};
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::system::exec::Exec;
 
@@ -22,6 +22,11 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
     needs_root("going on with a run")?;
     if args.leaving {
         return leave(places);
+    }
+    if boot_proof::go_on(places)
+        .map_err(|error| Failure::failed("failed to go on with the proof of the boot chain", error))?
+    {
+        return Ok(Exit::Done);
     }
     let journal = open_journal(places)?;
     if journal.torn_bytes() > 0 {

@@ -213,6 +213,7 @@ impl Host for Machine {
     fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation> {
         self.progress.phase("waiting for the confirmation");
         deadline::met()?;
+        trial::stand_down()?;
         confirmation::wait(self, plan, until)
     }
 

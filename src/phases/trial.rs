@@ -9,18 +9,24 @@ use crate::boot::named_root::NamedRoot;
 use crate::evidence::{BootFacts, Plan};
 use crate::snapshot::TopLevel;
 
-/// How long a trial may take from its kernel's start to its verdict, in seconds, before it resets the machine.
-const DEADLINE: u32 = 1800;
+/// The dead man comes after systemd's timer: where a userspace lives, that one turns back in good order.
+const LATER: u64 = 60;
 
 /// Makes the upgraded root the next boot. Probes first.
 pub(super) fn prepare(machine: &Machine, plan: &Plan) -> Result<BootFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
     match Loader::of(plan, &machine.names, &machine.directory, &top)? {
-        Some(loader) => loader.prepare_trial(&root, DEADLINE)?,
+        Some(loader) => loader.prepare_trial(&root, dead_man_after(machine))?,
         None => drop(root.prepare_trial().map_err(trouble)?),
     }
     boot::facts(machine, plan)
+}
+
+/// Seconds from the start of the trial's initial RAM disk until it resets the machine.
+fn dead_man_after(machine: &Machine) -> u32 {
+    let seconds = machine.config.health.deadline.duration().as_secs().saturating_add(LATER);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
 /// The boot after this one is the trial again. Probes first.
