@@ -41,12 +41,12 @@ url = "http://127.0.0.1:8080/"
 body = "it works"
 "#;
 
-/// When the plug is pulled: as soon as the journal has this record.
+/// When the plug is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plug {
     /// Never.
     Stays,
-    /// While packages change.
+    /// In the middle of the packages.
     WhileUpgrading,
     /// In the trial.
     InTrial,
@@ -55,10 +55,10 @@ pub enum Plug {
 }
 
 impl Plug {
+    /// The record behind the reboot.
     const fn record(self) -> Option<&'static str> {
         match self {
-            Self::Stays => None,
-            Self::WhileUpgrading => Some("UpgradeStarted"),
+            Self::Stays | Self::WhileUpgrading => None,
             Self::InTrial => Some("TrialBooted"),
             Self::WhileRollingBack => Some("RollbackStarted"),
         }
@@ -141,8 +141,9 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
     let run = vm.begin(&format!("safe-upgrade run --to trixie --yes >{LOG} 2>&1"))?;
     wait_in_run(&vm, run, &["UpgradeStarted"], PACKAGES_LIMIT)?;
     timer.lap("preflight, backup, snapshot, fallback");
-    let (since, packages) = match scenario.plug {
+    let (mut since, packages) = match scenario.plug {
         Plug::WhileUpgrading => {
+            wait_for_the_middle(&vm)?;
             pull_and_push(&vm)?;
             (Instant::now(), 0.0)
         }
@@ -151,8 +152,7 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
             (Instant::now(), timer.lap("packages"))
         }
     };
-    let mut since = since;
-    if let (Plug::InTrial | Plug::WhileRollingBack, Some(record)) = (scenario.plug, scenario.plug.record()) {
+    if let Some(record) = scenario.plug.record() {
         wait_in_run(&vm, run, &[record], RECOVERY_LIMIT)?;
         since = Instant::now();
         pull_and_push(&vm)?;
@@ -179,9 +179,9 @@ fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
     vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
     vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("bookworm"))?;
-    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
     vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}"))?;
     vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
+    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
     vm.sh("sync").map(drop)
 }
 
@@ -193,10 +193,7 @@ pub fn wait_in_run(vm: &Vm, run: Job, wanted: &[&str], limit: Duration) -> Resul
     let any: Vec<&str> = wanted.iter().chain(&ENDS).copied().collect();
     loop {
         match vm.wait_record(0, &any, GLANCE) {
-            // A record that is waited for may stand before an end that has come meanwhile.
-            Ok(_) if vm.records().iter().any(|record| wanted.contains(&record.as_str())) => {
-                return Ok(wanted.join(" or "));
-            }
+            Ok(found) if wanted.contains(&found.as_str()) => return Ok(found),
             Ok(end) => return Err(told(vm, &io::Error::other(format!("the run ended with {end}")))),
             Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
                 return Err(told(vm, &error));
@@ -212,6 +209,13 @@ pub fn wait_in_run(vm: &Vm, run: Job, wanted: &[&str], limit: Duration) -> Resul
             ));
         }
     }
+}
+
+/// The new kernel is unpacked, and nothing is configured yet.
+fn wait_for_the_middle(vm: &Vm) -> Result<()> {
+    let look = "until grep -q 'status unpacked linux-image-6.12' /var/log/dpkg.log; do sleep 0.2; done";
+    let job = vm.begin(look)?;
+    vm.end(job, PACKAGES_LIMIT).map(drop)
 }
 
 /// Pulls the plug, and switches the machine on again.
