@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::agent::Job;
 use super::machine::{BINARY, BOOT_LIMIT, COMMAND_LIMIT};
-use super::packages::{self, Fault, TURNCOAT};
+use super::packages::{self, Extent, Fault, TURNCOAT};
 use super::results::{self, Ended};
 use super::{Layout, Options, Vm};
 use crate::lab::product::{CONFIG, ENDS};
-use crate::lab::{Result, Timer, repo};
+use crate::lab::{Result, Timer};
 
-/// Preflight, backup and packages of a small upgrade take two to five minutes under emulation.
-const PACKAGES_LIMIT: Duration = Duration::from_secs(1800);
+/// Preflight, backup and packages of a small upgrade take two to ten minutes under emulation, a whole release half an hour and more.
+const PACKAGES_LIMIT: Duration = Duration::from_secs(7200);
 
 /// From the reboot into the trial until the end: a trial that hangs waits for its dead man, then come two boots.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(1500);
@@ -102,6 +102,8 @@ pub struct Scenario<'a> {
     pub options: Options,
     /// What is wrong with the new release.
     pub fault: Fault,
+    /// How much of the new release there is.
+    pub extent: Extent,
     /// When the plug is pulled.
     pub plug: Plug,
     /// More configuration, as TOML.
@@ -113,12 +115,14 @@ pub struct Scenario<'a> {
 impl Scenario<'_> {
     /// An ordinary machine of this layout with this fault.
     pub fn new(layout: Layout, fault: Fault, end: End) -> Self {
-        Self { layout, options: Options::default(), fault, plug: Plug::Stays, config: "", end }
+        let (options, extent, plug) = (Options::default(), Extent::Small, Plug::Stays);
+        Self { layout, options, fault, extent, plug, config: "", end }
     }
 
     /// The name in the results.
     pub fn name(&self) -> String {
-        self.plug.name().unwrap_or(self.fault.name()).to_owned()
+        let name = self.plug.name().unwrap_or(self.fault.name());
+        if self.extent == Extent::Full { format!("whole-release-{name}") } else { name.to_owned() }
     }
 
     /// The layout's name in the results.
@@ -173,12 +177,12 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
     })
 }
 
-/// Installs the product and the package that will turn, and lets apt see the lab's repository only.
+/// Installs the product and the package that will turn.
 fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
-    packages::publish(&vm.repo_directory(), scenario.fault)?;
+    packages::publish(&vm.repo_directory(), scenario.fault, scenario.extent)?;
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
     vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
-    vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("bookworm"))?;
+    vm.write("/etc/apt/sources.list.d/lab.list", 0o644, &packages::entries(scenario.extent)?)?;
     vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}"))?;
     vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
     vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
