@@ -56,7 +56,7 @@ test: build needs-test lint deny
 test-lab: needs-build needs-test
 	cargo test --locked --test lab_itself -- --include-ignored --test-threads=1 --nocapture
 
-# Real boot loaders under emulation, one machine at a time: hours for all of it. VM_TESTS=vm_uefi_ takes those whose name begins so.
+# Real boot loaders under emulation, one machine at a time: hours for all of it. VM_TESTS=vm_uefi_ takes those with this in their name.
 test-vm: build needs-test needs-vm
 	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test vm -- --ignored --test-threads=1 --nocapture $(VM_TESTS)
 	cargo test --locked --test vm -- --ignored --exact --nocapture write_the_table

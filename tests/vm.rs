@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lab::{Timer, repo};
 use vm::machine::BOOT_LIMIT;
-use vm::packages::{self, Fault, TURNCOAT};
+use vm::packages::{self, Extent, Fault, TURNCOAT};
 use vm::scenario::{End, Plug, Scenario, play};
 use vm::{Layout, Options, Vm, results};
 
@@ -78,7 +78,7 @@ fn plain_upgrade(test: &str, layout: Layout) {
         return;
     }
     let vm = Vm::start("plain", layout, Options::default()).unwrap();
-    packages::publish(&vm.repo_directory(), Fault::None).unwrap();
+    packages::publish(&vm.repo_directory(), Fault::None, Extent::Small).unwrap();
     vm.wait_agent(BOOT_LIMIT).unwrap();
     let timer = Timer::start();
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
@@ -187,7 +187,17 @@ scenarios! { Layout::Uefi,
     vm_uefi_plug_while_rolling_back: CheckFails, WhileRollingBack;
 }
 
+/// A whole release upgrade, with a new GRUB in it.
+fn whole_release(test: &str, layout: Layout, fault: Fault, end: End) {
+    if !vm::skipped(test) {
+        play(&Scenario { extent: Extent::Full, ..Scenario::new(layout, fault, end) }).unwrap();
+    }
+}
+
 machine_tests! {
+    vm_bios_inside_whole_release: |test| whole_release(test, Layout::BiosInside, Fault::None, End::Committed);
+    vm_bios_inside_whole_release_check_fails:
+        |test| whole_release(test, Layout::BiosInside, Fault::CheckFails, End::RolledBack);
     vm_uefi_secure_boot_kernel_panics: |test| {
         if !vm::skipped(test) {
             let ordinary = Scenario::new(Layout::Uefi, Fault::Panics, End::RolledBack);

@@ -20,6 +20,15 @@ pub const NEXT: &str = "trixie";
 /// The package that every machine has, and whose next version turns on it.
 pub const TURNCOAT: &str = "lab-turncoat";
 
+/// How much of the next release there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// A kernel and `base-files`, from the lab's own repository: two minutes under emulation.
+    Small,
+    /// All of trixie, from the machine's own mirror: half an hour and more.
+    Full,
+}
+
 /// What is wrong with the next release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -97,13 +106,23 @@ in_initramfs() {
 "#;
 
 /// Fills a machine's repository: bookworm as it is, and a trixie with this fault.
-pub fn publish(repository: &Path, fault: Fault) -> Result<()> {
+pub fn publish(repository: &Path, fault: Fault, extent: Extent) -> Result<()> {
     let good = Package { name: TURNCOAT, version: "1", depends: "", postinst: "exit 0" };
     let postinst = format!("{PROLOGUE}{}{BOOT_LOADER}", fault.script());
     let after = format!("{KERNEL} (>= 6.12)");
     let turned = Package { name: TURNCOAT, version: "2", depends: &after, postinst: &postinst };
     repo::publish(repository, base::RELEASE, &[good])?;
-    repo::publish_with(repository, NEXT, &[turned], &archives()?)
+    let archives = if extent == Extent::Small { archives()? } else { Vec::new() };
+    repo::publish_with(repository, NEXT, &[turned], &archives)
+}
+
+/// The apt entries of a machine before its upgrade, one-line style.
+pub fn entries(extent: Extent) -> Result<String> {
+    let mut lines = vec![repo::one_line(base::RELEASE).trim_end().to_owned()];
+    if extent == Extent::Full {
+        lines.extend(Sources::of_this_machine()?.one_line(base::RELEASE));
+    }
+    Ok(lines.join("\n") + "\n")
 }
 
 /// Trixie's kernel and os-release: fetched on the first call in a week. The lab's lock is held.

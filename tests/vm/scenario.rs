@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::agent::Job;
 use super::machine::{BINARY, BOOT_LIMIT, COMMAND_LIMIT};
-use super::packages::{self, Fault, TURNCOAT};
+use super::packages::{self, Extent, Fault, TURNCOAT};
 use super::results::{self, Ended};
 use super::{Layout, Options, Vm};
 use crate::lab::product::{CONFIG, ENDS};
-use crate::lab::{Result, Timer, repo};
+use crate::lab::{Result, Timer};
 
-/// Preflight, backup and packages of a small upgrade take two to five minutes under emulation.
-const PACKAGES_LIMIT: Duration = Duration::from_secs(1800);
+/// Preflight, backup and packages of a small upgrade take two to ten minutes under emulation, a whole release half an hour and more.
+const PACKAGES_LIMIT: Duration = Duration::from_secs(7200);
 
 /// From the reboot into the trial until the end: a trial that hangs waits for its dead man, then come two boots.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(1500);
@@ -41,12 +41,12 @@ url = "http://127.0.0.1:8080/"
 body = "it works"
 "#;
 
-/// When the plug is pulled: as soon as the journal has this record.
+/// When the plug is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plug {
     /// Never.
     Stays,
-    /// While packages change.
+    /// In the middle of the packages.
     WhileUpgrading,
     /// In the trial.
     InTrial,
@@ -55,10 +55,10 @@ pub enum Plug {
 }
 
 impl Plug {
+    /// The record behind the reboot.
     const fn record(self) -> Option<&'static str> {
         match self {
-            Self::Stays => None,
-            Self::WhileUpgrading => Some("UpgradeStarted"),
+            Self::Stays | Self::WhileUpgrading => None,
             Self::InTrial => Some("TrialBooted"),
             Self::WhileRollingBack => Some("RollbackStarted"),
         }
@@ -102,6 +102,8 @@ pub struct Scenario<'a> {
     pub options: Options,
     /// What is wrong with the new release.
     pub fault: Fault,
+    /// How much of the new release there is.
+    pub extent: Extent,
     /// When the plug is pulled.
     pub plug: Plug,
     /// More configuration, as TOML.
@@ -113,12 +115,14 @@ pub struct Scenario<'a> {
 impl Scenario<'_> {
     /// An ordinary machine of this layout with this fault.
     pub fn new(layout: Layout, fault: Fault, end: End) -> Self {
-        Self { layout, options: Options::default(), fault, plug: Plug::Stays, config: "", end }
+        let (options, extent, plug) = (Options::default(), Extent::Small, Plug::Stays);
+        Self { layout, options, fault, extent, plug, config: "", end }
     }
 
     /// The name in the results.
     pub fn name(&self) -> String {
-        self.plug.name().unwrap_or(self.fault.name()).to_owned()
+        let name = self.plug.name().unwrap_or(self.fault.name());
+        if self.extent == Extent::Full { format!("whole-release-{name}") } else { name.to_owned() }
     }
 
     /// The layout's name in the results.
@@ -141,8 +145,9 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
     let run = vm.begin(&format!("safe-upgrade run --to trixie --yes >{LOG} 2>&1"))?;
     wait_in_run(&vm, run, &["UpgradeStarted"], PACKAGES_LIMIT)?;
     timer.lap("preflight, backup, snapshot, fallback");
-    let (since, packages) = match scenario.plug {
+    let (mut since, packages) = match scenario.plug {
         Plug::WhileUpgrading => {
+            wait_for_the_middle(&vm)?;
             pull_and_push(&vm)?;
             (Instant::now(), 0.0)
         }
@@ -151,8 +156,7 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
             (Instant::now(), timer.lap("packages"))
         }
     };
-    let mut since = since;
-    if let (Plug::InTrial | Plug::WhileRollingBack, Some(record)) = (scenario.plug, scenario.plug.record()) {
+    if let Some(record) = scenario.plug.record() {
         wait_in_run(&vm, run, &[record], RECOVERY_LIMIT)?;
         since = Instant::now();
         pull_and_push(&vm)?;
@@ -173,15 +177,15 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
     })
 }
 
-/// Installs the product and the package that will turn, and lets apt see the lab's repository only.
+/// Installs the product and the package that will turn.
 fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
-    packages::publish(&vm.repo_directory(), scenario.fault)?;
+    packages::publish(&vm.repo_directory(), scenario.fault, scenario.extent)?;
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
     vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
-    vm.write("/etc/apt/sources.list.d/lab.sources", 0o644, &repo::deb822("bookworm"))?;
-    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
+    vm.write("/etc/apt/sources.list.d/lab.list", 0o644, &packages::entries(scenario.extent)?)?;
     vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}"))?;
     vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
+    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
     vm.sh("sync").map(drop)
 }
 
@@ -193,10 +197,7 @@ pub fn wait_in_run(vm: &Vm, run: Job, wanted: &[&str], limit: Duration) -> Resul
     let any: Vec<&str> = wanted.iter().chain(&ENDS).copied().collect();
     loop {
         match vm.wait_record(0, &any, GLANCE) {
-            // A record that is waited for may stand before an end that has come meanwhile.
-            Ok(_) if vm.records().iter().any(|record| wanted.contains(&record.as_str())) => {
-                return Ok(wanted.join(" or "));
-            }
+            Ok(found) if wanted.contains(&found.as_str()) => return Ok(found),
             Ok(end) => return Err(told(vm, &io::Error::other(format!("the run ended with {end}")))),
             Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
                 return Err(told(vm, &error));
@@ -212,6 +213,13 @@ pub fn wait_in_run(vm: &Vm, run: Job, wanted: &[&str], limit: Duration) -> Resul
             ));
         }
     }
+}
+
+/// The new kernel is unpacked, and nothing is configured yet.
+fn wait_for_the_middle(vm: &Vm) -> Result<()> {
+    let look = "until grep -q 'status unpacked linux-image-6.12' /var/log/dpkg.log; do sleep 0.2; done";
+    let job = vm.begin(look)?;
+    vm.end(job, PACKAGES_LIMIT).map(drop)
 }
 
 /// Pulls the plug, and switches the machine on again.
