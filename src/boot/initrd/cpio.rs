@@ -25,7 +25,7 @@ pub(super) fn archives(stream: &mut dyn Read, tally: &mut Tally, name: &str) -> 
         if stream.fill_buf().map_err(|error| told(error, name))?.is_empty() {
             return if any { Ok(()) } else { Err(Trouble::Cut(format!("the {name} holds no archive"))) };
         }
-        if stream.position % 4 != 0 {
+        if !stream.position.is_multiple_of(4) {
             return Err(Trouble::Damaged(format!("something follows the archive in the {name}")));
         }
         archive(&mut stream, tally, name)?;

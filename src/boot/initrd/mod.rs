@@ -240,7 +240,7 @@ fn segments<R: BufRead>(input: &mut Counted<R>, tally: &mut Tally) -> Result<(),
         tally.found.segments = tally.found.segments.saturating_add(1);
         if first == b'0' {
             // As in the kernel: an archive at another place is not even looked at.
-            if input.offset % 4 != 0 {
+            if !input.offset.is_multiple_of(4) {
                 let what = "an archive begins at a place that is no multiple of four".to_owned();
                 return Err(Trouble::Damaged(what));
             }

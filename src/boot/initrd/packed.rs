@@ -79,6 +79,10 @@ pub(super) fn told(error: io::Error, name: &str) -> Trouble {
     if error.get_ref().is_some_and(|inner| inner.is::<Below>()) || name == "file" {
         return Trouble::Input(error);
     }
+    let lzma = error.get_ref().and_then(|inner| inner.downcast_ref::<liblzma::stream::Error>());
+    if matches!(lzma, Some(liblzma::stream::Error::MemLimit | liblzma::stream::Error::Mem)) {
+        return Trouble::TooLarge;
+    }
     match error.kind() {
         ErrorKind::UnexpectedEof => Trouble::Cut(format!("the {name} is not whole")),
         ErrorKind::OutOfMemory => Trouble::TooLarge,
