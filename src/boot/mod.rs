@@ -2,20 +2,25 @@
 //!
 //! In the order of the story: [`layout`] reads how the machine boots, [`judge`] says what that can promise. [`named_root`]
 //! switches roots by name. [`one_shot`] boots the trial once: [`frozen`] holds the installers off, [`menu`] and [`block`] are what
-//! GRUB reads, [`env_block`] is what it clears, [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`proof`]
-//! proves all of that by booting. [`grub`] is the menu where none of it applies.
+//! GRUB reads, [`env_block`] is what it clears, [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`kernels`] and
+//! [`initrd`] keep a trial from being tried that could not boot; [`set`] copies and brings back what no snapshot of the root holds,
+//! [`space`] predicts the room. [`proof`] proves all of that by booting. [`grub`] is the menu where none of it applies.
 
 pub mod block;
 pub mod deadman;
 pub mod env_block;
 pub mod frozen;
 pub mod grub;
+pub mod initrd;
 pub mod judge;
+pub mod kernels;
 pub mod kexec;
 pub mod layout;
 pub mod menu;
 pub mod named_root;
 pub mod one_shot;
 pub mod proof;
+pub mod set;
+pub mod space;
 
 pub use named_root::{BootTree, Effect, Facts, NamedRoot, NamedRootError, Refusal, Wish};

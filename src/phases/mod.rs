@@ -156,7 +156,11 @@ impl Host for Machine {
 
     fn check_health(&mut self, _: &Plan) -> Result<HealthFacts> {
         self.progress.phase("health");
-        health::of_trial(self)
+        let facts = health::of_trial(self)?;
+        if facts.failed.is_empty() {
+            trial::stand_down()?;
+        }
+        Ok(facts)
     }
 
     fn back_up(&mut self, plan: &Plan) -> Result<RestoreReport> {
