@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, their common parts too")]
 
+#[path = "container/after.rs"]
+mod after;
 mod lab;
 
 use std::time::Duration;

@@ -1,16 +1,20 @@
 //! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
 
+mod aftermath;
 mod backup;
 mod boot;
+pub mod carry;
 mod check;
 pub mod confirmation;
 pub mod deadline;
+pub mod divergence;
 mod drain;
 mod fallback;
 pub mod ground;
 mod health;
 mod packages;
 pub mod plan;
+pub mod post_mortem;
 mod preflight;
 pub mod prune;
 mod rehearsal;
@@ -222,8 +226,10 @@ impl Host for Machine {
         restore::restore(self, plan)
     }
 
-    fn settle_restored(&mut self, _: &Plan) -> HealthFacts {
+    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts {
         self.progress.phase("health of the restored system");
-        restore::settle(self)
+        let health = restore::settle(self);
+        aftermath::of_rollback(self, plan);
+        health
     }
 }
