@@ -1,6 +1,7 @@
 //! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
 
 mod aftermath;
+pub mod announce;
 mod backup;
 mod boot;
 pub mod carry;
@@ -125,6 +126,7 @@ impl Host for Machine {
     fn append(&mut self, entry: Entry) -> Result<()> {
         self.journal.append(&entry).map_err(trouble)?;
         self.progress.line(&format!("recorded: {}", entry.record().name()));
+        announce::tell(&self.places, self.journal.state(), self.journal.frames());
         Ok(())
     }
 
