@@ -56,8 +56,7 @@ fn nothing_to_do(
 ) -> Result<Exit, Failure> {
     announce::tell(places, journal.state(), journal.frames());
     // A deadline without a trial would reset a machine for nothing.
-    deadline::lift_leftover()
-        .map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
+    deadline::lift().map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
     if !args.json {
         written(writeln!(out, "There is no run to go on with ({}).", journal.state().name()))?;
     }

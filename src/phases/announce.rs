@@ -1,8 +1,15 @@
-//! What people are told where they look anyway: at login (pam_motd reads `/run/motd.d`) and on the console before it (agetty reads
-//! `/run/issue.d`). Both lie in memory, so every boot that has something to tell writes them again.
+//! What people are told where they look anyway: at login (pam_motd reads `/run/motd.d`) and on the console. Both lie in memory, so
+//! every boot that has something to tell writes them again.
+//!
+//! agetty shows `/run/issue.d` before the login prompt, but where there is an `/etc/issue`, as on Debian, only files below `/etc` (seen
+//! with util-linux 2.38.1), and `/etc` goes back with the root and must be as it was. So each change is also written to the console itself.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use super::{Result, confirmation, trouble};
 use crate::evidence::{CommitRule, Plan};
@@ -15,6 +22,7 @@ use crate::system::{durable, show};
 const MOTD: &str = "motd.d/50-safe-upgrade";
 const ISSUE: &str = "issue.d/50-safe-upgrade.issue";
 const RUNTIME: &str = "/run";
+const CONSOLE: &str = "/dev/console";
 
 /// Sentences for the two places.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +37,29 @@ struct Announcement {
 /// be written is logged. Repeatable.
 pub fn tell(places: &StateDirectory, state: &State, frames: &[Frame]) {
     let announcement = announcement(places, state, frames);
+    let issue = Path::new(RUNTIME).join(ISSUE);
+    let before = std::fs::read(&issue).ok();
     if let Err(trouble) = write(Path::new(RUNTIME), announcement.as_ref()) {
         tracing::warn!(%trouble, "the state of the run could not be announced");
         return;
     }
+    let now = std::fs::read(&issue).ok();
+    if let Some(text) = now.as_deref().filter(|text| before.as_deref() != Some(text)) {
+        show_on_console(text);
+    }
     // Consoles that wait for a login show the new text; where no getty runs there is nobody to show it to.
     drop(Exec::new("agetty").and_then(|exec| exec.arg("--reload").output()));
+}
+
+/// A machine without a console has nobody who looks at it, and one that is blocked must not block us.
+fn show_on_console(text: &[u8]) {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let opened = OpenOptions::new().write(true).custom_flags(flags).open(CONSOLE);
+    let shown =
+        opened.and_then(|mut console| console.write_all(b"\n").and_then(|()| console.write_all(text)));
+    if let Err(error) = shown {
+        tracing::debug!(%error, "nothing was shown on the console");
+    }
 }
 
 fn write(runtime: &Path, announcement: Option<&Announcement>) -> Result<()> {
