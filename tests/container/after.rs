@@ -80,10 +80,12 @@ fn container_trial_in_emergency_mode_goes_back_and_leaves_its_story() {
     // What the failed system has written to its logs is here.
     assert_eq!(machine.sh("cat /var/log/lab-mounts.log").unwrap(), "kept\n");
     assert_eq!(machine.sh("cat /var/log/lab-both.log").unwrap(), "before\nupgraded\n");
+    assert!(machine.sh("journalctl --quiet --no-pager --unit mnt.mount").unwrap().contains("/mnt"));
     // The story names what failed.
     let report = machine.sh("safe-upgrade report").unwrap();
     assert!(report.contains("mnt.mount"), "{report}");
-    assert!(report.contains("carried"), "{report}");
+    assert!(report.contains("carried forward") && !report.contains("not carried"), "{report}");
+    eprintln!("{report}");
     let motd = machine.sh(&format!("cat {MOTD}")).unwrap();
     assert!(motd.contains("rolled back") && motd.contains("emergency"), "{motd}");
 }
