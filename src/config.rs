@@ -32,6 +32,9 @@ pub struct Config {
     /// Who ends the trial.
     #[serde(default)]
     pub commit: Commit,
+    /// What a rollback leaves as it is.
+    #[serde(default)]
+    pub rollback: Rollback,
     /// How long the way back is kept.
     #[serde(default)]
     pub retention: Retention,
@@ -124,6 +127,21 @@ pub struct Commit {
 impl Default for Commit {
     fn default() -> Self {
         Self { rule: CommitRule::Automatic, confirm: Span::seconds(600), trial_boots: 3 }
+    }
+}
+
+/// What a rollback leaves as it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollback {
+    /// Directories whose new and changed files are copied from the failed root into the restored one.
+    pub carry: Vec<AbsolutePath>,
+}
+
+impl Default for Rollback {
+    /// Logs: whoever asks why the machine went back looks for them first, and no program reads them to find its own state.
+    fn default() -> Self {
+        Self { carry: AbsolutePath::try_from("/var/log".to_owned()).into_iter().collect() }
     }
 }
 
@@ -294,6 +312,9 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             ));
         }
     }
+    if let Some(all) = config.rollback.carry.iter().find(|path| path.as_path() == Path::new("/")) {
+        return Err(("carry".into(), format!("carry = [\"{all}\"] would undo the rollback")));
+    }
     verify::validate(&config.scheduled)?;
     enough_time(&config.health)?;
     let mut names = BTreeSet::new();
@@ -346,6 +367,7 @@ mod tests {
         assert_eq!(config.backup.trees[0].as_path(), Path::new("/etc"));
         assert!(config.backup.copy);
         assert_eq!(config.retention.keep.to_string(), "14d");
+        assert_eq!(config.rollback.carry[0].as_path(), Path::new("/var/log"));
         assert_eq!(config.commit.rule, CommitRule::Automatic);
     }
 
@@ -375,6 +397,7 @@ mod tests {
                 .starts_with("2:10: the store /etc/x lies")
         );
         assert!(wrong(&format!("{SMALL}[health]\nsoak = \"soon\"\n")).starts_with("5:8: "));
+        assert!(wrong(&format!("{SMALL}[rollback]\ncarry = [\"/\"]\n")).starts_with("5:1: carry"));
         assert!(wrong("[backup]\nstore = \"/a\"\n").contains("missing field `trees`"));
         assert!(
             wrong(&format!("{SMALL}[[waiver]]\nid = \"x\"\nreason = \"y\"\nexpires = \"soon\"\n"))

@@ -323,3 +323,22 @@ fn a_trial_whose_power_is_cut_goes_back() {
         assert!(matches!(stop, Stop::Final(State::RolledBack { .. })), "{method:?}: {:#?}", sim.journal);
     }
 }
+
+/// Emergency mode, or no verdict in time: the boot that is the trial turns back, once; no other boot does.
+#[test]
+fn a_trial_without_a_verdict_is_given_up() {
+    for method in [FallbackMethod::ByName, FallbackMethod::EnvFileEsp] {
+        let mut sim = in_trial(method);
+        sim.power_on_same_boot();
+        assert!(driver::give_up_trial(&mut sim, "it hangs", false).expect("it can be said"), "{method:?}");
+        assert!(!driver::give_up_trial(&mut sim, "it hangs", true).expect("it can be said"), "{method:?}");
+        let stop = settle(&mut sim, &[]);
+        check(&sim, &stop, "given up");
+        assert!(matches!(stop, Stop::Final(State::RolledBack { .. })), "{method:?}: {:#?}", sim.journal);
+        let end = sim.journal.len();
+        assert!(!driver::give_up_trial(&mut sim, "it hangs", true).expect("it can be said"), "{method:?}");
+        assert_eq!(sim.journal.len(), end);
+    }
+    let mut before = Sim::planned(worlds()[0]);
+    assert!(!driver::give_up_trial(&mut before, "it hangs", true).expect("it can be said"));
+}

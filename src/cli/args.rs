@@ -42,6 +42,8 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Accept a healthy trial for good (with `rule = "manual"` or `rule = "confirm"`).
     Commit(DecideArgs),
+    /// The whole story of the last run: what happened and when, what a rollback took back and kept, and the post-mortem.
+    Report(ShowArgs),
     /// Every run that this machine has seen.
     History(ShowArgs),
     /// Delete snapshots and failed roots that are older than the retention.

@@ -147,6 +147,11 @@ confirm = "10m"
 # How often a waiting trial may be booted before the machine goes back by itself.
 trial_boots = 3
 
+[rollback]
+# New and changed files below these directories are copied from the failed root into the restored one, such as logs and mail. A file
+# that both have written to is kept beside, as NAME.before-rollback.
+carry = ["/var/log"]
+
 [retention]
 # `safe-upgrade prune` deletes the way back when it is older than this.
 keep = "14d"

@@ -19,6 +19,7 @@ mod report;
 mod resume;
 mod rollback;
 mod run;
+mod run_report;
 mod scheduled;
 pub mod selftest;
 pub mod sign;
@@ -55,6 +56,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Resume(args) => resume::run(args, &places, out),
         Command::Rollback(args) => rollback::run(args, &places, out),
         Command::Commit(args) => commit::run(args, &places, out),
+        Command::Report(args) => run_report::run(args, &places, out),
         Command::History(args) => history::run(args, &places, out),
         Command::Prune(args) => prune::run(args, &places, out),
         Command::Verify(args) => verify::run(args, &places, out),

@@ -8,6 +8,7 @@ use super::args::PruneArgs;
 use super::{SCHEMA, needs_root, open_journal, print_json, written};
 use crate::config;
 use crate::error::{Exit, Failure};
+use crate::phases::announce;
 use crate::phases::prune::{self, Leftover};
 use crate::places::StateDirectory;
 
@@ -31,6 +32,7 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
             failures.push(format!("{}: {trouble}", leftover.run));
         }
     }
+    announce::tell(places, journal.state(), journal.frames());
     if args.common.json {
         let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();
         print_json(

@@ -10,7 +10,7 @@ use crate::error::{Exit, Failure};
 use crate::health::units;
 use crate::journal::Journal;
 use crate::machine::State;
-use crate::phases::{Machine, boot_proof, deadline};
+use crate::phases::{Machine, announce, boot_proof, deadline};
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::system::exec::Exec;
 
@@ -36,7 +36,7 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
         );
     }
     if journal.state().is_final() {
-        return nothing_to_do(args, &journal, out);
+        return nothing_to_do(args, places, &journal, out);
     }
     let going_back = matches!(journal.state(), State::RollingBack { .. } | State::RollbackRebooting { .. });
     let mut machine = Machine::open(places.clone(), journal)?;
@@ -53,10 +53,15 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
     drive::here_with(machine, args.json, out)
 }
 
-fn nothing_to_do(args: &ResumeArgs, journal: &Journal, out: &mut dyn Write) -> Result<Exit, Failure> {
+fn nothing_to_do(
+    args: &ResumeArgs,
+    places: &StateDirectory,
+    journal: &Journal,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    announce::tell(places, journal.state(), journal.frames());
     // A deadline without a trial would reset a machine for nothing.
-    deadline::lift_leftover()
-        .map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
+    deadline::lift().map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
     if !args.json {
         written(writeln!(out, "There is no run to go on with ({}).", journal.state().name()))?;
     }

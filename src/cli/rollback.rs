@@ -4,10 +4,11 @@ use std::io::Write;
 
 use super::args::{DecideArgs, RollbackArgs};
 use super::confirm::confirm;
-use super::{drive, needs_root, open_journal};
+use super::{drive, needs_root, open_journal, story};
 use crate::error::{Exit, Failure};
 use crate::evidence::RunId;
 use crate::machine::{Entry, State, Why};
+use crate::phases::divergence;
 use crate::places::StateDirectory;
 
 /// Writes the decision down and drives the rollback.
@@ -31,9 +32,11 @@ pub(super) fn run(
             Exit::Refused,
             format!("run {run} is in the state {} and can't be rolled back", state.name()),
         )
-        .hint(super::story::tell(state).back));
+        .hint(story::tell(state).back));
     };
-    confirm(&question(journal.state()), args.decide.yes)?;
+    // Counting walks both trees: only for somebody who is going to read it.
+    let lost = if args.decide.yes { String::new() } else { taken_back(journal.state()) };
+    confirm(&question(journal.state(), &lost), args.decide.yes)?;
     journal.append(&entry).map_err(|error| Failure::failed("failed to write the decision down", error))?;
     if args.foreground {
         return drive::here(places, journal, args.decide.json, out);
@@ -56,8 +59,8 @@ pub(super) fn last_run(state: &State, args: &DecideArgs) -> Result<RunId, Failur
     }
 }
 
-fn question(state: &State) -> String {
-    if state.snapshot().is_none() || matches!(state, State::Snapshotted { .. } | State::Armed { .. }) {
+fn question(state: &State, lost: &str) -> String {
+    if is_unchanged(state) {
         return "The run is called off; nothing was changed yet.".into();
     }
     let (from, snapshot) = (
@@ -65,7 +68,23 @@ fn question(state: &State) -> String {
         state.snapshot().map(|set| set.name.clone()).unwrap_or_default(),
     );
     format!(
-        "The root goes back to {from} as it was in {snapshot}: everything written to the root since then stays only in the failed \
+        "{lost}The root goes back to {from} as it was in {snapshot}: everything written to the root since then stays only in the failed \
          root, which is kept. The machine reboots."
     )
+}
+
+fn is_unchanged(state: &State) -> bool {
+    state.snapshot().is_none() || matches!(state, State::Snapshotted { .. } | State::Armed { .. })
+}
+
+/// What the rollback takes back, in lines.
+fn taken_back(state: &State) -> String {
+    let (Some(plan), Some(snapshot)) = (state.plan(), state.snapshot()) else { return String::new() };
+    if is_unchanged(state) {
+        return String::new();
+    }
+    match divergence::since_snapshot(plan, snapshot) {
+        Ok(found) => story::divergence(&found).join("\n") + "\n",
+        Err(trouble) => format!("What was written since the snapshot could not be counted: {trouble}\n"),
+    }
 }

@@ -1,6 +1,7 @@
 //! `status`: in one screen where the run stands, on which evidence, what happens next, how to go back.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -8,9 +9,10 @@ use super::args::ShowArgs;
 use super::story::{self, Story};
 use super::{SCHEMA, print_json, scheduled, written};
 use crate::error::{Exit, Failure};
-use crate::evidence::{CommitRule, Plan};
+use crate::evidence::Promise;
 use crate::journal::{self, Frame, Reading};
 use crate::machine::{Passage, Record, State};
+use crate::phases::{confirmation, post_mortem};
 use crate::places::StateDirectory;
 use crate::system::show;
 
@@ -21,11 +23,11 @@ use crate::system::show;
 pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     let (reading, state) = super::read_journal(places)?;
     if args.json {
-        let mut object = as_json(&reading, &state);
+        let mut object = as_json(places, &reading, &state);
         object["verifications"] = scheduled::status_json(places);
         print_json(out, &object)?;
     } else {
-        let mut text = as_text(&reading, &state);
+        let mut text = as_text(places, &reading, &state);
         for line in scheduled::status_lines(places) {
             text.push_str(&line);
             text.push('\n');
@@ -42,7 +44,7 @@ pub(super) fn last_run(frames: &[Frame]) -> &[Frame] {
 }
 
 /// What the last run's status is, as JSON (docs/json.md).
-pub(super) fn as_json(reading: &Reading, state: &State) -> Value {
+pub(super) fn as_json(places: &StateDirectory, reading: &Reading, state: &State) -> Value {
     let frames = last_run(&reading.frames);
     let Story { now, next, back } = story::tell(state);
     let run = state.plan().map(|plan| {
@@ -54,10 +56,12 @@ pub(super) fn as_json(reading: &Reading, state: &State) -> Value {
             "state": state.name(),
             "final": state.is_final(),
             "since": frames.last().map(|frame| frame.time),
-            "confirm_until": confirm_until(state, frames),
+            "confirm_until": confirmation::until(state, frames),
             "why": state.why().map(ToString::to_string),
             "details": details(state),
             "snapshot": state.snapshot(),
+            "promise": plan.promise,
+            "post_mortem": post_mortem(places, state),
             "evidence": evidence(frames).into_iter().map(|(what, text)| json!({"what": what, "text": text})).collect::<Vec<_>>(),
             "reattest": story::reattest_rule(plan),
             "now": now,
@@ -68,7 +72,7 @@ pub(super) fn as_json(reading: &Reading, state: &State) -> Value {
     json!({"schema": SCHEMA, "command": "status", "run": run, "notices": notices(reading)})
 }
 
-fn as_text(reading: &Reading, state: &State) -> String {
+pub(super) fn as_text(places: &StateDirectory, reading: &Reading, state: &State) -> String {
     let Story { now, next, back } = story::tell(state);
     let mut lines = notices(reading);
     let Some(plan) = state.plan() else {
@@ -77,6 +81,8 @@ fn as_text(reading: &Reading, state: &State) -> String {
     };
     let frames = last_run(&reading.frames);
     lines.push(format!("run       {} on {}: {} -> {}", plan.run, show::line(&plan.host), plan.from, plan.to));
+    let Promise { level, method, reason } = &plan.promise;
+    lines.push(format!("promise   level {level:?}: {}; {}", method.words(), show::line(reason)));
     lines.push(format!("state     {}: {now}", state.name()));
     if let Some(frame) = frames.last() {
         lines.push(format!(
@@ -94,8 +100,11 @@ fn as_text(reading: &Reading, state: &State) -> String {
     for (what, text) in evidence(frames) {
         lines.push(format!("{what:<9} {}", show::line(&text)));
     }
+    if let Some(path) = post_mortem(places, state) {
+        lines.push(format!("failed    {} (`safe-upgrade report` shows it)", show::path(&path)));
+    }
     lines.push(format!("rule      {}", story::reattest_rule(plan)));
-    if let Some(until) = confirm_until(state, frames) {
+    if let Some(until) = confirmation::until(state, frames) {
         lines.push(format!("waits     {}", story::until(until, jiff::Timestamp::now())));
     }
     lines.push(format!("next      {next}"));
@@ -103,17 +112,10 @@ fn as_text(reading: &Reading, state: &State) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Until when a healthy trial waits for its confirmation.
-fn confirm_until(state: &State, frames: &[Frame]) -> Option<jiff::Timestamp> {
-    let State::Trial {
-        plan: Plan { commit: CommitRule::Confirm, confirm_seconds, .. }, health: Some(_), ..
-    } = state
-    else {
-        return None;
-    };
-    let healthy = frames.iter().rev().find(|frame| matches!(frame.entry, Record::HealthPassed { .. }))?;
-    let seconds = i64::try_from(*confirm_seconds).ok()?;
-    healthy.time.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
+/// Where it is written what went wrong.
+fn post_mortem(places: &StateDirectory, state: &State) -> Option<PathBuf> {
+    let path = places.run(&state.plan()?.run).join(post_mortem::FILE);
+    path.is_file().then_some(path)
 }
 
 fn notices(reading: &Reading) -> Vec<String> {

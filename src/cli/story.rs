@@ -2,6 +2,8 @@
 
 use crate::evidence::{CommitRule, Plan};
 use crate::machine::{State, Undo};
+use crate::phases::divergence::MountDivergence;
+use crate::system::show;
 
 /// What a person wants to know about a state.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -122,7 +124,7 @@ fn tell_changed(state: &State) -> Story {
         ),
         State::RolledBack { .. } => (
             "the old system is back, proven after the reboot",
-            "nothing; the failed root is kept for a look until `safe-upgrade prune`",
+            "nothing; `safe-upgrade report` tells what went wrong, and the failed root is kept for a look until `safe-upgrade prune`",
             "there is nothing to go back from",
         ),
         State::Stuck { snapshot: None, .. } => (
@@ -179,6 +181,40 @@ pub fn bytes(count: u64) -> String {
     format!("{size}.{} {}", rest * 10 / 1024, UNITS[unit])
 }
 
+/// A number as a person reads it: `12,345`.
+#[must_use]
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// What was written since the snapshot, in lines: one sentence for each mount, then the largest files.
+#[must_use]
+pub fn divergence(mounts: &[MountDivergence]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for MountDivergence { mount, since_snapshot: found } in mounts {
+        let written = found.added.files + found.changed.files;
+        let size = found.added.bytes.saturating_add(found.changed.bytes);
+        lines.push(format!(
+            "{}: {} files ({}) were added or changed and {} deleted since the snapshot.",
+            show::line(mount),
+            count(written),
+            bytes(size),
+            count(found.removed.files)
+        ));
+        // These are escaped already.
+        lines.extend(found.largest.iter().map(|file| format!("  {:>10}  /{}", bytes(file.bytes), file.path)));
+    }
+    lines
+}
+
 /// How long ago a moment was.
 pub(super) fn ago(time: jiff::Timestamp) -> String {
     let seconds = jiff::Timestamp::now().duration_since(time).as_secs();
@@ -208,6 +244,26 @@ mod tests {
             (duration(45), duration(600), duration(86_400)),
             ("45 s".into(), "10 min".into(), "24 h".into())
         );
+    }
+
+    #[test]
+    fn what_was_written_is_told() {
+        use crate::snapshot::divergence::{Amount, Divergence, Written};
+        let since_snapshot = Divergence {
+            added: Amount { files: 12_000, bytes: 1 << 30 },
+            changed: Amount { files: 345, bytes: 1 << 28 },
+            removed: Amount { files: 17, bytes: 5 },
+            largest: vec![Written { bytes: 1 << 20, path: "var/lib/x".into() }],
+        };
+        let lines = divergence(&[MountDivergence { mount: "/".into(), since_snapshot }]);
+        assert_eq!(
+            lines,
+            [
+                "/: 12,345 files (1.2 GiB) were added or changed and 17 deleted since the snapshot.",
+                "     1.0 MiB  /var/lib/x"
+            ]
+        );
+        assert_eq!((count(0), count(999), count(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
     }
 
     #[test]

@@ -4,9 +4,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::{Machine, Result, trouble};
+use crate::boot::kernels;
 use crate::boot::layout::{self, BootLayout, BootPlace};
 use crate::boot::set::{self, Captured, Member, RestoreOptions};
-use crate::evidence::{BootMember, RestoredMember};
+use crate::boot::space::{self, Needed};
+use crate::driver::Trouble;
+use crate::evidence::{BootMember, FallbackMethod, Finding, RestoredMember, Severity};
 use crate::manifest::verdict::Difference;
 use crate::system::show;
 
@@ -20,6 +23,12 @@ const ESP: &str = "esp";
 /// What the machine boots by until everything else is back: the menu, then the kernels that it names.
 const LAST_OF_BOOT: [&str; 2] = ["grub/grub.cfg", "safe-upgrade"];
 const LAST_OF_ESP: [&str; 1] = ["EFI/safe-upgrade"];
+
+/// A release upgrade brings one new kernel.
+const NEW_KERNELS: u64 = 1;
+
+/// What shim, GRUB, MokManager and their like take on an ESP, in bytes: 5.4 MiB with Debian 13, rounded up.
+const LOADER_BYTES: u64 = 8 << 20;
 
 /// Where the set of a run lies.
 fn directory(machine: &Machine) -> PathBuf {
@@ -70,6 +79,34 @@ pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
     let code =
         restored.code.iter().map(|(disk, _)| RestoredMember { name: code_name(disk), differences: vec![] });
     Ok(members.chain(code).collect())
+}
+
+/// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
+pub(super) fn space(layout: &BootLayout, method: FallbackMethod) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if let BootPlace::Separate(partition) = &layout.boot {
+        let kernels = kernels::bootable(Path::new("/boot"), Path::new("/")).map_err(trouble)?;
+        let pairs = space::stock(&kernels).map_err(|(path, error)| {
+            Trouble::new(format!("failed to look at {}: {error}", path.display()))
+        })?;
+        let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).filter(|_| method.is_one_shot());
+        findings.extend(shortage(&space::needed(&pairs, NEW_KERNELS, kept.copied()), &partition.point)?);
+    }
+    if let Some(esp) = &layout.esp {
+        findings.extend(shortage(&space::needed_on_esp(LOADER_BYTES), &esp.point)?);
+    }
+    Ok(findings)
+}
+
+fn shortage(needed: &Needed, point: &Path) -> Result<Option<Finding>> {
+    let free = space::free(point).map_err(trouble)?;
+    Ok(needed.shortage(point, free).map(|what| Finding {
+        id: "space-for-boot".into(),
+        severity: Severity::Inhibitor,
+        what: format!("{what}."),
+        remedy: "apt-get autoremove --purge takes old kernels away; look also for what else lies there"
+            .into(),
+    }))
 }
 
 /// The mounted filesystems that belong to the set.

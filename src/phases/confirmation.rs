@@ -10,7 +10,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
 use super::{Machine, Result, boot, trouble};
-use crate::evidence::{BootId, Confirmation, Plan};
+use crate::evidence::{BootId, CommitRule, Confirmation, Plan};
+use crate::journal::Frame;
+use crate::machine::{Record, State};
 use crate::system::{durable, identity};
 
 /// The file's name in the run's directory.
@@ -23,6 +25,18 @@ pub const CONFIRMED: &str = "confirmed";
 /// When it can't be written.
 pub fn give(run_directory: &Path, boot: &BootId) -> std::result::Result<(), durable::DurableError> {
     durable::replace_file(&run_directory.join(CONFIRMED), format!("{boot}\n").as_bytes(), 0o600)
+}
+
+/// Until when a healthy trial waits for the word; nothing when it does not wait for one.
+#[must_use]
+pub fn until(state: &State, frames: &[Frame]) -> Option<jiff::Timestamp> {
+    let State::Trial { plan, health: Some(_), .. } = state else { return None };
+    if plan.commit != CommitRule::Confirm {
+        return None;
+    }
+    let healthy = frames.iter().rev().find(|frame| matches!(frame.entry, Record::HealthPassed { .. }))?;
+    let seconds = i64::try_from(plan.confirm_seconds).ok()?;
+    healthy.time.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
 }
 
 /// Waits until the word is there or the uptime is reached. Repeatable.

@@ -55,18 +55,13 @@ pub(super) fn met() -> Result<()> {
     Ok(())
 }
 
-/// The new release stays: no deadline any more. Repeatable; durable when it returns.
-pub(super) fn lift() -> Result<()> {
-    met()?;
-    lift_in(Path::new("/"))
-}
-
-/// Takes a deadline away that was left in a root which is not on trial. Repeatable.
+/// No deadline any more: the new release stays, or this root is not on trial at all. Repeatable; durable when it returns.
 ///
 /// # Errors
-/// When the files can't be removed.
-pub fn lift_leftover() -> Result<()> {
-    lift()
+/// When the timer can't be stopped or its files can't be removed.
+pub fn lift() -> Result<()> {
+    met()?;
+    lift_in(Path::new("/"))
 }
 
 fn lift_in(root: &Path) -> Result<()> {

@@ -1,12 +1,16 @@
 //! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
 
+mod aftermath;
+pub mod announce;
 mod backup;
 mod boot;
 pub mod boot_proof;
 mod boot_set;
+pub mod carry;
 mod check;
 pub mod confirmation;
 pub mod deadline;
+pub mod divergence;
 mod drain;
 mod fallback;
 pub mod ground;
@@ -14,6 +18,7 @@ mod health;
 mod loader;
 mod packages;
 pub mod plan;
+pub mod post_mortem;
 mod preflight;
 pub mod prune;
 mod rehearsal;
@@ -37,7 +42,7 @@ use crate::evidence::{
     PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
 };
 use crate::journal::Journal;
-use crate::machine::{Destination, Entry, Passage, State, Undo};
+use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::holdoff::{self, HoldOff};
@@ -124,6 +129,13 @@ impl Host for Machine {
     fn append(&mut self, entry: Entry) -> Result<()> {
         self.journal.append(&entry).map_err(trouble)?;
         self.progress.line(&format!("recorded: {}", entry.record().name()));
+        announce::tell(&self.places, self.journal.state(), self.journal.frames());
+        if matches!(entry.record(), Record::HealthPassed { .. })
+            && let Err(trouble) = deadline::met()
+        {
+            // When it runs out it finds the verdict, and does nothing.
+            tracing::warn!(%trouble, "the deadline of the trial still runs");
+        }
         Ok(())
     }
 
@@ -216,8 +228,6 @@ impl Host for Machine {
 
     fn await_confirmation(&mut self, plan: &Plan, until: u64) -> Result<Confirmation> {
         self.progress.phase("waiting for the confirmation");
-        deadline::met()?;
-        trial::stand_down()?;
         confirmation::wait(self, plan, until)
     }
 
@@ -231,8 +241,10 @@ impl Host for Machine {
         restore::restore(self, plan)
     }
 
-    fn settle_restored(&mut self, _: &Plan) -> HealthFacts {
+    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts {
         self.progress.phase("health of the restored system");
-        restore::settle(self)
+        let health = restore::settle(self);
+        aftermath::of_rollback(self, plan);
+        health
     }
 }

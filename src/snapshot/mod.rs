@@ -6,12 +6,14 @@
 //! | [`top`] | the top level of a filesystem: find, create, snapshot, clone, exchange, delete |
 //! | [`subvolume`] | one subvolume's facts, and what is nested in it |
 //! | [`layout`], [`findings`] | how the root is laid out, and what of that stops a run |
+//! | [`divergence`] | what was written since a snapshot, by metadata |
 //! | [`state_volume`] | the place of the journal, outside of what a rollback takes back |
 //!
 //! Effects go through btrfsutil, by the few of its calls that are sound; facts are read by open file (`ioctl`):
 //! docs/adr/0004.
 
 mod attach;
+pub mod divergence;
 pub mod error;
 pub mod finding;
 pub mod findings;

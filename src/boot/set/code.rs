@@ -13,25 +13,7 @@ use super::table::{self, NoTable};
 use crate::system::durable;
 use crate::system::show;
 
-/// The boot code of one disk: what a BIOS and GRUB's first stage read by position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootCode {
-    /// The disk's device.
-    pub disk: PathBuf,
-    /// Its parts, by offset; none overlaps a partition table.
-    pub parts: Vec<CodePart>,
-}
-
-/// One stretch of boot code.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CodePart {
-    /// A file name for its copy: `mbr`, `bios-grub`, `gap`.
-    pub name: String,
-    /// Bytes from the start of the disk.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-}
+pub use crate::boot::layout::{BootCode, CodePart};
 
 /// The largest part that is copied, in bytes: a bios_grub partition or a gap is 1 MiB, seldom more.
 const MOST_BYTES: u64 = 64 << 20;

@@ -1,0 +1,116 @@
+//! `report`: the whole story of the last run, for whoever comes after it.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::args::ShowArgs;
+use super::{SCHEMA, print_json, status, story, written};
+use crate::error::{Exit, Failure};
+use crate::journal::Frame;
+use crate::machine::Record;
+use crate::phases::carry::{self, CarryReport};
+use crate::phases::divergence::{self, MountDivergence};
+use crate::phases::post_mortem;
+use crate::places::StateDirectory;
+use crate::system::show;
+
+/// How many carried files are listed.
+const LISTED: usize = 20;
+
+/// Shows the last run with all that was kept of it.
+///
+/// # Errors
+/// When the journal, or a file that was kept, cannot be read.
+pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let (reading, state) = super::read_journal(places)?;
+    let Some(plan) = state.plan() else {
+        return Err(Failure::new(Exit::Refused, "this machine has never seen a run"));
+    };
+    let directory = places.run(&plan.run);
+    let lost: Option<Vec<MountDivergence>> = kept(&directory.join(divergence::FILE))?;
+    let carried: Option<CarryReport> = kept(&directory.join(carry::FILE))?;
+    let died =
+        read(&directory.join(post_mortem::FILE))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let frames = status::last_run(&reading.frames);
+    if args.json {
+        let run = status::as_json(places, &reading, &state)["run"].take();
+        print_json(
+            out,
+            &json!({
+                "schema": SCHEMA, "command": "report", "run": run, "records": records(frames),
+                "taken_back": lost, "carried": carried, "post_mortem": died,
+            }),
+        )?;
+        return Ok(Exit::Done);
+    }
+    let mut lines = vec![status::as_text(places, &reading, &state)];
+    lines.push("what happened".into());
+    lines.extend(frames.iter().map(told));
+    lines.push(String::new());
+    lines.extend(lost.iter().flat_map(|found| story::divergence(found)));
+    lines.extend(carried.iter().flat_map(carried_lines));
+    written(writeln!(out, "{}", lines.join("\n")))?;
+    if let Some(text) = died {
+        // Its control characters were escaped when it was written; what somebody may have put there since is not trusted.
+        for line in text.lines() {
+            written(writeln!(out, "{}", printable(line)))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn told(frame: &Frame) -> String {
+    let why = match &frame.entry {
+        Record::RollbackStarted { why } | Record::RefusalStarted { why } | Record::Stuck { why } => {
+            format!(": {}", show::line(&why.to_string()))
+        }
+        _ => String::new(),
+    };
+    format!("  {}  {}{why}", frame.time.strftime("%Y-%m-%d %H:%M:%S UTC"), frame.entry.name())
+}
+
+fn records(frames: &[Frame]) -> Vec<Value> {
+    frames.iter().map(|frame| json!({"time": frame.time, "record": frame.entry.name()})).collect()
+}
+
+fn carried_lines(report: &CarryReport) -> Vec<String> {
+    let bytes = report.files.iter().map(|file| file.bytes).sum();
+    let mut lines = vec![format!(
+        "{} files ({}) were carried forward from the failed root, compared and equal.",
+        story::count(report.files.len() as u64),
+        story::bytes(bytes)
+    )];
+    // Paths and sentences are escaped already.
+    lines.extend(report.files.iter().take(LISTED).map(|file| {
+        let both = if file.both { "  (the restored one is kept beside it)" } else { "" };
+        format!("  {:>10}  {}{both}", story::bytes(file.bytes), file.path)
+    }));
+    if report.files.len() > LISTED {
+        lines.push(format!("  and {} more", report.files.len() - LISTED));
+    }
+    lines.extend(report.troubles.iter().map(|sentence| format!("  not carried: {sentence}")));
+    lines
+}
+
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A JSON file of a run; nothing when the run has none.
+fn kept<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Failure::failed(format!("failed to understand {}", show::path(path)), error))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read
+            .map(Some)
+            .map_err(|error| Failure::failed(format!("failed to read {}", show::path(path)), error)),
+    }
+}
