@@ -9,7 +9,7 @@ use super::{Machine, Result, trouble};
 use crate::driver::Trouble;
 use crate::evidence::Plan;
 use crate::journal::Frame;
-use crate::machine::Record;
+use crate::machine::{Record, Why};
 use crate::snapshot::TopLevel;
 use crate::system::exec::Exec;
 use crate::system::{durable, show};
@@ -160,13 +160,16 @@ fn story(plan: &Plan, frames: &[Frame]) -> String {
         plan.from,
         plan.to
     )];
-    let mut reported = false;
+    let (mut rebooted, mut reported) = (false, false);
     for frame in &frames[start..] {
         let at = frame.time.strftime("%Y-%m-%d %H:%M:%S UTC");
         let sentence = match &frame.entry {
             Record::UpgradeStarted { .. } => format!("The packages began to change at {at}."),
             Record::UpgradeFinished { .. } => format!("They were complete at {at}."),
-            Record::RebootStarted { .. } => format!("The machine rebooted into the trial at {at}."),
+            Record::RebootStarted { .. } => {
+                rebooted = true;
+                format!("The machine rebooted into the trial at {at}.")
+            }
             Record::TrialBooted { .. } => {
                 reported = true;
                 format!("The trial reported at {at}.")
@@ -175,9 +178,8 @@ fn story(plan: &Plan, frames: &[Frame]) -> String {
             Record::HealthPassed { .. } => format!("It was healthy at {at}."),
             Record::Committed { .. } => format!("The new release was committed at {at}."),
             Record::RollbackStarted { why } => {
-                let rebooted =
-                    frames[start..].iter().any(|frame| matches!(frame.entry, Record::RebootStarted { .. }));
-                let silent = if rebooted && !reported { "The trial never reported. " } else { "" };
+                let died = matches!(why, Why::FellBack | Why::Interrupted { .. });
+                let silent = if rebooted && !reported && died { "The trial never reported. " } else { "" };
                 format!("{silent}The way back began at {at}: {}.", show::line(&why.to_string()))
             }
             Record::RollbackPrepared { .. } => format!("The old system was the next boot again at {at}."),

@@ -85,7 +85,6 @@ fn container_trial_in_emergency_mode_goes_back_and_leaves_its_story() {
     let report = machine.sh("safe-upgrade report").unwrap();
     assert!(report.contains("mnt.mount"), "{report}");
     assert!(report.contains("carried forward") && !report.contains("not carried"), "{report}");
-    eprintln!("{report}");
     let motd = machine.sh(&format!("cat {MOTD}")).unwrap();
     assert!(motd.contains("rolled back") && motd.contains("emergency"), "{motd}");
 }
