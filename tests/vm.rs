@@ -12,10 +12,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use lab::{Timer, repo};
-use vm::machine::BOOT_LIMIT;
+use vm::machine::{BINARY, BOOT_LIMIT};
 use vm::packages::{self, Extent, Fault, TURNCOAT};
+use vm::results::{self, Ended};
 use vm::scenario::{End, Plug, Scenario, play};
-use vm::{Layout, Options, Vm, results};
+use vm::{Layout, Options, Vm};
 
 /// The small upgrade without the product: two initramfs images, the boot loader, a menu.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(1800);
@@ -104,6 +105,46 @@ fn plain_upgrade(test: &str, layout: Layout) {
     timer.lap("reboot into it");
 }
 
+/// `check --prove-boot` on a machine that obeys: one marked boot, one that dies, and nothing is left of it.
+fn proves_its_boot_chain(test: &str, layout: Layout, options: Options) {
+    if vm::skipped(test) {
+        return;
+    }
+    let vm = Vm::start("prove-boot", layout, options).unwrap();
+    vm.wait_agent(BOOT_LIMIT).unwrap();
+    vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init")).unwrap();
+    let (menu, before) =
+        (vm.sh("b3sum /boot/grub/grub.cfg || sha256sum /boot/grub/grub.cfg").unwrap(), vm.boots());
+    vm.begin("safe-upgrade check --prove-boot --yes").unwrap();
+    vm.wait_boot(before + 1, BOOT_LIMIT).unwrap();
+    vm.wait_boot(before + 2, BOOT_LIMIT).unwrap();
+    vm.sh("systemctl is-system-running --wait").unwrap();
+    let proof = vm.sh("cat /var/lib/safe-upgrade/boot-proof.json").unwrap();
+    let proof: serde_json::Value = serde_json::from_str(&proof).unwrap();
+    assert_eq!(proof["stage"]["stage"], "proven", "{proof:#}");
+    assert!(
+        proof["marked_seconds"].as_u64() > Some(5) && proof["return_seconds"].as_u64() > Some(5),
+        "{proof:#}"
+    );
+    assert!(vm.console_log().contains("Kernel panic"), "no kernel has died");
+    assert_eq!(vm.sh("b3sum /boot/grub/grub.cfg || sha256sum /boot/grub/grub.cfg").unwrap(), menu);
+    assert_eq!(
+        vm.sh("find /boot -name '*safe-upgrade*'; grep -c safe_upgrade /proc/cmdline || true").unwrap(),
+        "0\n"
+    );
+    let said = vm.run("safe-upgrade check").unwrap();
+    assert!(said.stdout.contains("Guarantee level A") && said.stdout.contains("boot-proof"), "{said:?}");
+    results::keep(Ended {
+        layout: Scenario { options, ..Scenario::new(layout, Fault::None, End::Committed) }.machine(),
+        scenario: "boot-proof".into(),
+        end: "proven".into(),
+        seconds: proof["return_seconds"].as_u64().map_or(0.0, |seconds| seconds as f64),
+        packages: 0.0,
+        resets: vm.resets(),
+    })
+    .unwrap();
+}
+
 /// Makes a test of each line: its name, its scenario.
 macro_rules! machine_tests {
     ($($name:ident: $run:expr;)*) => {$(
@@ -120,6 +161,10 @@ machine_tests! {
     vm_bios_ext4_boots: |test| boots(test, Layout::BiosExt4, Options::default());
     vm_uefi_boots: |test| boots(test, Layout::Uefi, Options::default());
     vm_uefi_secure_boot_boots: |test| boots(test, Layout::Uefi, SECURE);
+    vm_bios_inside_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosInside, Options::default());
+    vm_bios_ext4_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosExt4, Options::default());
+    vm_uefi_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, Options::default());
+    vm_uefi_secure_boot_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, SECURE);
     vm_bios_inside_plain_upgrade: |test| plain_upgrade(test, Layout::BiosInside);
     vm_bios_ext4_plain_upgrade: |test| plain_upgrade(test, Layout::BiosExt4);
     vm_uefi_plain_upgrade: |test| plain_upgrade(test, Layout::Uefi);
@@ -128,7 +173,7 @@ machine_tests! {
 const SECURE: Options = Options { secure_boot: true, watchdog: false };
 
 /// The dead network is noticed by nobody inside: only a confirmation that does not come turns the machine back.
-const CONFIRM: &str = "\n[trial]\nconfirm = \"2m\"\n";
+const CONFIRM: &str = "\n[commit]\nrule = \"confirm\"\nconfirm = \"60s\"\n";
 
 /// Plays a scenario that ends on the old system, unless nothing is wrong.
 fn scenario(test: &str, layout: Layout, fault: Fault, plug: Plug) {

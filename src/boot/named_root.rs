@@ -148,8 +148,8 @@ impl<'t> NamedRoot<'t> {
         self.fulfil(Wish::Disarmed)
     }
 
-    /// The next boot lands on the upgraded root. The boot menu must be written again after this and before the reboot
-    /// ([`crate::boot::grub::regenerate_menu`]): until now it named the other tree. Repeatable; on disk when it returns.
+    /// The next boot by name lands on the upgraded root. A boot menu that was written while the root had the other name must be
+    /// made to fit ([`crate::boot::one_shot::OneShot::commit_menu`]). Repeatable; on disk when it returns.
     ///
     /// # Errors
     /// As [`NamedRoot::arm`].

@@ -107,7 +107,7 @@ fn a_trial_with_boot_in_the_root_from_arming_to_commit() {
         let found = trial.prepare_trial(900).unwrap();
         assert_eq!(found.kernel, machine.path("new/boot").join(format!("vmlinuz-{NEW}")));
         assert_eq!(found.initrds[1], machine.path("new/boot/safe-upgrade/deadman.cpio"));
-        let ours = "panic=10 softlockup_panic=1 rd.shell=0 rd.emergency=reboot safe_upgrade.trial=r1";
+        let ours = "panic=10 softlockup_panic=1 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=60 safe_upgrade.trial=r1";
         assert!(found.command_line.contains("rootflags=subvol=@safe-upgrade-r1-root"), "{found:?}");
         assert!(found.command_line.ends_with(ours), "{found:?}");
         assert!(trial.is_ready().unwrap());

@@ -6,11 +6,32 @@ use super::loader::Loader;
 use super::{Machine, Result, boot, boot_set, health, packages, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::evidence::{HealthFacts, Plan, RestoredFacts};
+use crate::machine::Destination;
 use crate::release::holdoff;
 use crate::snapshot::TopLevel;
+use crate::system::durable;
+
+/// The name of the file that remembers that the way back was handed over to the old system.
+const HANDED_OVER: &str = "rollback-handed-over";
 
 /// Makes the old system the next boot; the failed root is kept under the run's name. Probes first; durable when it returns.
+///
+/// A trial that can't do it (its `/boot` does not mount, say) hands over: by default the old system boots, and goes on from there.
 pub(super) fn restore(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
+    let failed = match bring_back(machine, plan) {
+        Ok(facts) => return Ok(facts),
+        Err(trouble) => trouble,
+    };
+    if !may_hand_over(machine, plan)? {
+        return Err(failed);
+    }
+    machine
+        .progress
+        .line(&format!("the trial can't bring the old system back ({failed}): a reboot into it goes on"));
+    boot::reboot(machine, plan, Destination::OldSystem).map(|never| match never {})
+}
+
+fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     packages::make_room(&machine.places);
     let loader = Loader::of(plan, &machine.names, &machine.directory, &top)?;
@@ -23,6 +44,18 @@ pub(super) fn restore(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
         loader.clean_up()?;
     }
     Ok(RestoredFacts { boot: boot::facts(machine, plan)?, members })
+}
+
+/// Only from the trial, only where the root's name leads to the old system, and once: otherwise a human is needed.
+fn may_hand_over(machine: &Machine, plan: &Plan) -> Result<bool> {
+    let facts = boot::facts(machine, plan)?;
+    let on_trial = facts.running.uuid == plan.root.uuid && facts.named.uuid != plan.root.uuid;
+    let note = machine.directory.join(HANDED_OVER);
+    if !plan.promise.method.is_one_shot() || !on_trial || note.try_exists().map_err(trouble)? {
+        return Ok(false);
+    }
+    durable::replace_file(&note, b"", 0o600).map_err(trouble)?;
+    Ok(true)
 }
 
 /// Ends the rollback: looks whether the old system is as it was, and lets everything run again that was held off.

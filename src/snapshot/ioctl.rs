@@ -1,6 +1,6 @@
 //! Questions to btrfs that btrfsutil 0.2.0 cannot ask soundly: by open file instead of by path, and without its panics.
 //!
-//! The only unsafe code of the program. All five calls read; none changes anything. The structures are those of
+//! All five calls read; none changes anything. The structures are those of
 //! `linux/btrfs.h` (all fields plain integers, so that any bytes the kernel writes are valid values); their sizes are part
 //! of the request number and are checked at compile time.
 

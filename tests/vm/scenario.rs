@@ -33,6 +33,8 @@ trees = ["/etc", "/srv/www", "/root"]
 
 [health]
 soak = "5s"
+settle = "2m"
+deadline = "6m"
 
 [[health.check]]
 name = "site"

@@ -32,13 +32,22 @@ pub(super) fn boots_subvolume(arguments: &[String], name: &str) -> bool {
 /// What makes a dead trial reset itself: for the kernel and initramfs-tools, for dracut, and the token by which the trial
 /// knows itself. What the system says of the same things gives way.
 pub(super) fn for_trial(arguments: &[String], run: &str) -> Vec<String> {
-    let ours = ["panic=", "softlockup_panic=", "rd.shell", "rd.emergency=", "safe_upgrade.trial="];
+    let ours = [
+        "panic=",
+        "softlockup_panic=",
+        "rd.shell",
+        "rd.emergency=",
+        "systemd.watchdog_sec=",
+        "safe_upgrade.trial=",
+    ];
     let mut changed: Vec<String> = arguments
         .iter()
         .filter(|argument| !ours.iter().any(|name| argument.starts_with(name)))
         .cloned()
         .collect();
-    let added = ["panic=10", "softlockup_panic=1", "rd.shell=0", "rd.emergency=reboot"];
+    // A hardware watchdog, where there is one, is fed by systemd and resets a machine whose systemd has stopped (systemd(1)).
+    let added =
+        ["panic=10", "softlockup_panic=1", "rd.shell=0", "rd.emergency=reboot", "systemd.watchdog_sec=60"];
     let token = format!("safe_upgrade.trial={run}");
     insert(&mut changed, added.map(str::to_owned).into_iter().chain([token]));
     changed
@@ -99,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_trial_resets_itself() {
-        let ours = "panic=10 softlockup_panic=1 rd.shell=0 rd.emergency=reboot safe_upgrade.trial=r1";
+        let ours = "panic=10 softlockup_panic=1 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=60 safe_upgrade.trial=r1";
         assert_eq!(for_trial(&words("ro panic=0 quiet -- s"), "r1"), words(&format!("ro quiet {ours} -- s")));
         let once = for_trial(&words("ro"), "r1");
         assert_eq!(for_trial(&once, "r1"), once);
