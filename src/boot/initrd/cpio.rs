@@ -99,6 +99,9 @@ impl Header {
             u32::from_str_radix(std::str::from_utf8(digits).ok().filter(|_| plain)?, 16).ok()
         };
         (0..13).try_for_each(|index| number(index).map(drop))?;
+        // Links have no sum, and the kernel wants none of them.
+        let is_file = number(1)? & 0o170_000 == 0o100_000;
+        let summed = summed && is_file;
         Some(Self { summed, size: number(6)?.into(), name: number(11)?.into(), sum: number(12)? })
     }
 }

@@ -1,6 +1,9 @@
 //! Initial RAM disks as real tools make them, whole, cut and damaged.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -38,7 +41,10 @@ fn archive_of(files: &[(&str, &[u8])], format: &str) -> Option<Vec<u8>> {
     for (name, content) in files {
         let path = dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
+        match content.strip_prefix(b"-> ") {
+            Some(target) => symlink(OsStr::from_bytes(target), path).unwrap(),
+            None => fs::write(path, content).unwrap(),
+        }
         names.push_str(name);
         names.push('\n');
     }
@@ -108,8 +114,9 @@ fn segments_follow_each_other_as_the_kernel_takes_them() {
     let twice = read_bytes(&twice).unwrap();
     assert_eq!((twice.segments, twice.entries), (1, 7));
     // With sums.
-    let summed = archive_of(&FILES, "crc").unwrap();
-    assert_eq!(read_bytes(&summed).unwrap().entries, 6);
+    let with_link = [&FILES[..], &[("lib", b"-> usr/lib")]].concat();
+    let summed = archive_of(&with_link, "crc").unwrap();
+    assert_eq!(read_bytes(&summed).unwrap().entries, 7);
     let place = summed.windows(6).position(|bytes| bytes == b"module").unwrap();
     let mut damaged = summed;
     damaged[place] ^= 1;

@@ -53,7 +53,8 @@ pub(super) fn read(disk: &File, size: u64) -> Result<Table, NoTable> {
         identity.update(&entry[4..5]).update(&entry[8..16]);
         protective |= entry[4] == 0xee;
     }
-    let mut reserved = Vec::from([CODE_IN_FIRST_SECTOR..FIRST_SECTOR]);
+    let mut reserved = Vec::new();
+    reserved.push(CODE_IN_FIRST_SECTOR..FIRST_SECTOR);
     if protective {
         gpt(disk, size, &mut identity, &mut reserved)?;
     }
