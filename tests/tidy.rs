@@ -55,7 +55,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
     ("scheduled", &["config", "manifest", "system"]),
     ("verify", &["backup", "manifest", "sources", "system"]),
     ("manifest", &["system"]),
-    ("boot", &["snapshot", "system"]),
+    ("boot", &["manifest", "snapshot", "system"]),
     ("snapshot", &["system"]),
     ("release", &["error", "system"]),
     ("health", &["error", "system"]),

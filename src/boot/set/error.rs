@@ -13,6 +13,9 @@ use crate::system::show;
 /// A boot set that could not be made, is not whole, or must not be restored here.
 #[derive(Debug, thiserror::Error)]
 pub enum SetError {
+    /// What was written could not be brought to where a boot loader sees it.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::system::checkpoint::CheckpointError),
     /// What was asked for makes no sense.
     #[error("the boot set cannot be made or restored as asked: {0}")]
     Asked(String),

@@ -12,6 +12,7 @@ use crate::manifest::compare::Rules;
 use crate::manifest::judge::judge;
 use crate::manifest::scan::gather;
 use crate::manifest::{Facts, Hashing, Report, ScanOptions};
+use crate::system::checkpoint::{CheckpointError, checkpoint};
 use crate::system::durable;
 use crate::system::exec::Exec;
 use crate::system::mounts::{self, Mount};
@@ -74,7 +75,7 @@ pub(super) fn copy_back(tree: &Path, member: &KeptMember, spared: &[PathBuf]) ->
     // What is mounted below (the ESP below /boot) is another filesystem's, its mount point included.
     spared.extend(mounted_below(&mounts::read()?, &member.point));
     rsync(tree, &member.point, how, &spared)?;
-    settle(&member.point)
+    seen_by_loader(&member.point)
 }
 
 /// Compares what is in a member's place with the manifest of its source.
@@ -92,6 +93,15 @@ pub(super) fn compare_copy(manifest: &Path, tree: &Path, scratch: &Path) -> Resu
 /// Waits until a filesystem's disk has all that was written to it.
 pub(super) fn settle(point: &Path) -> Result<(), SetError> {
     Ok(durable::sync_filesystem(point)?)
+}
+
+/// A boot loader replays no journal: what it must read is brought out of it. A place on the running system's own filesystem, which must not be
+/// frozen, is no place of a boot loader's own; it is only synced.
+fn seen_by_loader(point: &Path) -> Result<(), SetError> {
+    match checkpoint(point) {
+        Err(CheckpointError::InUse { .. }) => settle(point),
+        other => Ok(other?),
+    }
 }
 
 fn uuid(mount: &Mount) -> Result<String, SetError> {
