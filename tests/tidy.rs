@@ -218,6 +218,9 @@ fn only_system_makes_commands() {
     complain(&complaints);
 }
 
+/// They name a shell without starting one: a stub that dpkg's scripts start, and the shell of an initial RAM disk.
+const NAME_A_SHELL: [&str; 2] = ["boot/frozen.rs", "boot/deadman.rs"];
+
 /// No shell, no sleeping, no printing outside `cli` and `main`.
 #[test]
 fn nothing_sleeps_or_shells_out() {
@@ -234,8 +237,11 @@ fn nothing_sleeps_or_shells_out() {
                 "todo!(",
                 "unimplemented!(",
             ];
+            let allowed =
+                |name: &str| name.contains("sh") && NAME_A_SHELL.iter().any(|file| path.ends_with(file));
             if let Some(name) =
                 forbidden.iter().find(|name| line.contains(**name) && !line.trim_start().starts_with("//"))
+                && !allowed(name)
             {
                 complaints.push(format!("{}:{}: {name}", path.display(), number + 1));
             }

@@ -14,13 +14,14 @@ const MOTD: &str = "/run/motd.d/50-safe-upgrade";
 const DEADLINE_FILES: &str = "/etc/systemd/system/safe-upgrade-deadline.*";
 
 /// Installs well.
-const MOUNTS_GOOD: Package = Package { name: "lab-mounts", version: "1", postinst: "exit 0" };
+const MOUNTS_GOOD: Package = Package { name: "lab-mounts", version: "1", depends: "", postinst: "exit 0" };
 
 /// The next version of [`MOUNTS_GOOD`]: leaves a line in fstab that no boot can mount. (In a container systemd passes over lines
 /// with a path as their source.)
 const MOUNTS_BAD: Package = Package {
     name: "lab-mounts",
     version: "2",
+    depends: "",
     postinst: "echo 'nowhere /mnt tmpfs no-such-option=1 0 0' >>/etc/fstab; echo kept >/var/log/lab-mounts.log",
 };
 
