@@ -117,6 +117,8 @@ sample = 64
 silence = "30m"
 # A: a dead kernel comes back by itself. B: only a living userspace does. C: a human must.
 minimum_level = "B"
+# A run asks for a proof by booting (`safe-upgrade check --prove-boot`) that is not older than this.
+# boot_proof = "30d"
 
 [health]
 # How long the new system must stay healthy, and how long services may take to start.
