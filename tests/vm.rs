@@ -15,7 +15,7 @@ use lab::{Timer, repo};
 use vm::machine::{BINARY, BOOT_LIMIT};
 use vm::packages::{self, Extent, Fault, TURNCOAT};
 use vm::results::{self, Ended};
-use vm::scenario::{End, Plug, Scenario, play};
+use vm::scenario::{End, Plug, Scenario, play, play_and_go_back};
 use vm::{Layout, Options, Vm};
 
 /// The small upgrade without the product: two initramfs images, the boot loader, a menu.
@@ -232,6 +232,13 @@ scenarios! { Layout::Uefi,
     vm_uefi_plug_while_rolling_back: CheckFails, WhileRollingBack;
 }
 
+/// Both endings on one machine: committed, with the boot code of the new release; then an operator wants the old one back.
+fn back_after_commit(test: &str, layout: Layout, extent: Extent) {
+    if !vm::skipped(test) {
+        play_and_go_back(&Scenario { extent, ..Scenario::new(layout, Fault::None, End::Committed) }).unwrap();
+    }
+}
+
 /// A whole release upgrade, with a new GRUB in it.
 fn whole_release(test: &str, layout: Layout, fault: Fault, end: End) {
     if !vm::skipped(test) {
@@ -240,6 +247,10 @@ fn whole_release(test: &str, layout: Layout, fault: Fault, end: End) {
 }
 
 machine_tests! {
+    vm_bios_inside_back_after_commit: |test| back_after_commit(test, Layout::BiosInside, Extent::Small);
+    vm_bios_ext4_back_after_commit: |test| back_after_commit(test, Layout::BiosExt4, Extent::Small);
+    vm_uefi_back_after_commit: |test| back_after_commit(test, Layout::Uefi, Extent::Small);
+    vm_bios_inside_whole_release_and_back: |test| back_after_commit(test, Layout::BiosInside, Extent::Full);
     vm_bios_inside_whole_release: |test| whole_release(test, Layout::BiosInside, Fault::None, End::Committed);
     vm_bios_inside_whole_release_check_fails:
         |test| whole_release(test, Layout::BiosInside, Fault::CheckFails, End::RolledBack);

@@ -166,6 +166,25 @@ impl<'t> NamedRoot<'t> {
         self.fulfil(Wish::Restored)
     }
 
+    /// Makes everything that [`NamedRoot::restore`] needs but the exchange itself, and returns the clone. Repeatable.
+    ///
+    /// # Errors
+    /// As [`NamedRoot::arm`].
+    pub fn before_restore(&self) -> Result<Subvolume, NamedRootError> {
+        for _ in 0..MOST_EFFECTS {
+            let facts = self.facts()?;
+            match next_effect(&facts, Wish::Restored, &self.root, &self.names)? {
+                Some(effect) if effect != Effect::Exchange => self.perform(effect, &facts)?,
+                _ => {
+                    let trees = [facts.named.clone(), facts.other.clone()];
+                    let clone = trees.into_iter().flatten().find(|tree| facts.tree(tree) == BootTree::Clone);
+                    return clone.ok_or(NamedRootError::Unsettled);
+                }
+            }
+        }
+        Err(NamedRootError::Unsettled)
+    }
+
     /// Looks at what is there. Changes nothing.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod arguments;
 mod error;
 mod files;
 mod record;
+mod way_back;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -158,6 +158,30 @@ fn with_a_shared_boot_the_old_kernel_is_kept_as_it_was() {
 }
 
 #[test]
+fn after_a_commit_a_shared_boot_boots_the_old_system_from_the_copy() {
+    let Some(machine) = Machine::new("ext4") else { return };
+    let trial = machine.one_shot(machine.env_file(), BootPlace::Separate);
+    let copy = machine.path("copy");
+    std::fs::create_dir_all(copy.join("grub")).unwrap();
+    std::fs::write(copy.join("grub/grub.cfg"), fixture("bookworm-ext4-submenu")).unwrap();
+    for name in ["vmlinuz", "initrd.img"] {
+        std::fs::write(copy.join(format!("{name}-6.1.0-40-amd64")), format!("the old {name}")).unwrap();
+    }
+    std::fs::write(machine.path("new/boot/grub/grub.cfg"), fixture("trixie-ext4-submenu")).unwrap();
+    for _ in 0..2 {
+        trial.arm_way_back(&copy, 300).unwrap();
+        let menu = machine.text("new/boot/grub/grub.cfg");
+        assert!(menu.contains("linux '/safe-upgrade/vmlinuz-6.1.0-40-amd64'"), "{menu}");
+        assert!(menu.contains("'rootflags=subvolid=300'") && !menu.contains("safe-upgrade-trial"), "{menu}");
+        assert_eq!(machine.text("new/boot/safe-upgrade/initrd.img-6.1.0-40-amd64"), "the old initrd.img");
+    }
+    assert!(!trial.is_ready().unwrap());
+    trial.clean_up().unwrap();
+    assert_eq!(machine.text("new/boot/grub/grub.cfg"), fixture("trixie-ext4-submenu"));
+    assert!(!machine.path("new/boot/safe-upgrade").exists());
+}
+
+#[test]
 fn kexec_touches_no_menu_of_a_root_of_its_own() {
     let Some(machine) = Machine::new("inroot") else { return };
     let trial = machine.one_shot(Method::Kexec, BootPlace::InRoot);

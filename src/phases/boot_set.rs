@@ -58,6 +58,16 @@ pub(super) fn facts(machine: &Machine) -> Result<(Vec<BootMember>, Vec<String>)>
     }
 }
 
+/// The set's copy of `/boot`, proven whole; `None` when that is no filesystem of its own.
+pub(super) fn copy_of_boot(machine: &Machine) -> Result<Option<PathBuf>> {
+    let directory = directory(machine);
+    if !directory.try_exists().map_err(trouble)? {
+        return Ok(None);
+    }
+    let captured = set::verify(&directory).map_err(trouble)?;
+    Ok(captured.members.iter().any(|member| member.name == BOOT).then(|| directory.join(BOOT).join("tree")))
+}
+
 /// Brings them back, and compares every byte. Probes first; durable when it returns.
 pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
     let directory = directory(machine);

@@ -142,6 +142,11 @@ impl Loader {
         }
     }
 
+    /// Where both systems share `/boot`: the old one is the default from here on, whatever else is brought back meanwhile. Probes first.
+    pub(super) fn arm_way_back(&self, boot_copy: &Path, clone: u64) -> Result<()> {
+        self.one_shot.arm_way_back(boot_copy, clone).map_err(trouble)
+    }
+
     /// The new system for good: its own menu, the root's name, then the boot code that was held off. Probes first.
     pub(super) fn settle(&self, root: &NamedRoot<'_>) -> Result<()> {
         self.switch(root)?;

@@ -38,7 +38,12 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     if let Some(loader) = &loader {
         loader.disarm()?;
     }
-    NamedRoot::new(&top, &plan.root.name, &machine.names).restore().map_err(trouble)?;
+    let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
+    let clone = root.before_restore().map_err(trouble)?;
+    if let (Some(loader), Some(boot)) = (&loader, boot_set::copy_of_boot(machine)?) {
+        loader.arm_way_back(&boot, clone.id)?;
+    }
+    root.restore().map_err(trouble)?;
     let members = boot_set::restore(machine)?;
     if let Some(loader) = &loader {
         loader.clean_up()?;

@@ -136,6 +136,34 @@ impl Scenario<'_> {
 
 /// Plays a scenario from a fresh machine to its end, checks that it is the expected one, and keeps how long it took.
 pub fn play(scenario: &Scenario<'_>) -> Result<()> {
+    play_on(scenario).map(drop)
+}
+
+/// Plays a scenario that commits, and then rolls the committed run back by an operator's word.
+pub fn play_and_go_back(scenario: &Scenario<'_>) -> Result<()> {
+    let vm = play_on(scenario)?;
+    let (timer, started, before) = (Timer::start(), Instant::now(), vm.records().len());
+    let cut = vm.resets() + vm.plugs();
+    vm.begin(&format!("safe-upgrade rollback --yes >>{LOG} 2>&1"))?;
+    let end = End::RolledBack.name();
+    let found = vm.wait_record(before, &[end, "Stuck"], RECOVERY_LIMIT).map_err(|error| told(&vm, &error))?;
+    if found != end {
+        return Err(told(&vm, &io::Error::other(format!("the rollback ended with {found}"))));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    timer.lap("from the operator's rollback to RolledBack");
+    check_end(&vm, &Scenario { end: End::RolledBack, ..*scenario })?;
+    results::keep(Ended {
+        layout: scenario.machine(),
+        scenario: format!("{}-back-after-commit", scenario.name()),
+        end: end.into(),
+        seconds,
+        packages: 0.0,
+        resets: vm.resets() + vm.plugs() - cut,
+    })
+}
+
+fn play_on(scenario: &Scenario<'_>) -> Result<Vm> {
     let timer = Timer::start();
     let vm =
         Vm::start(&format!("{}-{}", scenario.machine(), scenario.name()), scenario.layout, scenario.options)?;
@@ -176,7 +204,8 @@ pub fn play(scenario: &Scenario<'_>) -> Result<()> {
         seconds,
         packages,
         resets,
-    })
+    })?;
+    Ok(vm)
 }
 
 /// Installs the product and the package that will turn.

@@ -1,0 +1,50 @@
+//! Going back after a commit, where old and new system share `/boot`: its menu and kernels are the new system's by then, and bringing
+//! the old ones back takes seconds. So the old system becomes the default first, with kernels of its own.
+
+use std::path::Path;
+
+use super::error::OneShotError;
+use super::files::{create_directory, read};
+use super::record::{Kept, Record};
+use super::{BootPlace, OneShot, arguments, split};
+use crate::boot::block::{self, Target};
+use crate::boot::{grub, menu};
+
+impl OneShot {
+    /// From one moment to the next the old system boots by default, with the kernel and initrd that lie in `boot_copy`, the
+    /// set's copy of `/boot`. Does nothing where the menu goes with the root's name, or where the old system is the default already.
+    ///
+    /// # Errors
+    /// When the copy has no entry that boots a whole system, or a file can't be written; the new system boots then.
+    pub fn arm_way_back(&self, boot_copy: &Path, subvolume: u64) -> Result<(), OneShotError> {
+        if self.boot == BootPlace::InRoot {
+            return Ok(());
+        }
+        let record = match Record::read(&self.run_directory)? {
+            Some(record) if record.verify_kept().is_ok() => record,
+            // Never armed, or a try before this one has already taken the kept copies away with the rest.
+            _ => self.keep_from(boot_copy, subvolume)?,
+        };
+        self.write_block(&record.old, None)
+    }
+
+    fn keep_from(&self, boot_copy: &Path, subvolume: u64) -> Result<Record, OneShotError> {
+        let menu_copy = boot_copy.join(grub::MENU.trim_start_matches("boot/"));
+        let text = String::from_utf8_lossy(&block::strip(&read(&menu_copy)?)).into_owned();
+        let none = || OneShotError::NoEntry { menu: menu_copy.clone(), kernel: "a whole system".into() };
+        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(none)?;
+        let arguments = arguments::by_subvolume_id(&boots.arguments, subvolume);
+        let mut old =
+            Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds: boots.initrds };
+        create_directory(&self.ours())?;
+        let mut kept = Vec::new();
+        for path in [&mut old.kernel].into_iter().chain(&mut old.initrds) {
+            let (directory, name) = split(path)?;
+            kept.push(Kept::copy(&boot_copy.join(name), &self.ours().join(name))?);
+            *path = format!("{directory}/safe-upgrade/{name}");
+        }
+        let record = Record { old, kept, trial: None };
+        record.write(&self.run_directory)?;
+        Ok(record)
+    }
+}
