@@ -129,6 +129,9 @@ struct Earned {
 pub fn leave(host: &mut dyn Host) -> Result<bool> {
     let state = host.replay()?;
     let State::Trial { plan, boot: trial, left: false, .. } = &state else { return Ok(false) };
+    if !plan.promise.method.survives_a_reboot() {
+        return Ok(false);
+    }
     let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
     if boot.place != Place::PlannedRoot || boot.id != *trial {
         return Ok(false);
@@ -165,6 +168,13 @@ pub fn give_up_trial(host: &mut dyn Host, cause: &str, healthy: bool) -> Result<
 /// # Errors
 /// When health cannot be found out or the record cannot be written.
 pub fn commit(host: &mut dyn Host, plan: &Plan) -> Judged<()> {
+    let state = host.replay()?;
+    let boot = Boot::judge(plan, state.snapshot(), &host.boot()?);
+    if boot.place != Place::PlannedRoot
+        || !matches!(&state, State::Trial { boot: trial, .. } if *trial == boot.id)
+    {
+        return Err(Trouble::new("the machine is not in the boot whose health was proven"));
+    }
     let evidence = match HealthEvidence::judge(host.check_health(plan)?) {
         Ok(evidence) => evidence,
         Err(refusal) => return Ok(Err(refusal)),

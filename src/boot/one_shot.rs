@@ -116,9 +116,6 @@ impl OneShot {
     /// When anything of it cannot be done or found out; call [`OneShot::clean_up`] then.
     pub fn arm(&self, old: &OldSystem) -> Result<(), OneShotError> {
         self.frozen().freeze()?;
-        if !self.has_block() {
-            return Ok(());
-        }
         let record = match Record::read(&self.run_directory)? {
             Some(record) => {
                 record.verify_kept()?;
@@ -141,12 +138,10 @@ impl OneShot {
         if !self.frozen().is_frozen()? {
             return Ok(Some("the boot loader's installers are not held off".into()));
         }
-        if !self.has_block() {
-            return Ok(None);
-        }
         let Some(record) = Record::read(&self.run_directory)? else {
             return Ok(Some("the boot loader was not told to boot the old system by default".into()));
         };
+        record.verify_kept()?;
         let menu = self.menu();
         if !block::ends_with(&read(&menu)?, &self.block(&record.old, None))? {
             return Ok(Some(format!("{} does not boot the old system by default", menu.display())));
@@ -199,6 +194,21 @@ impl OneShot {
         }
         record::write_trial(&self.run_directory, &trial)?;
         Ok(trial)
+    }
+
+    /// The same once more, of a trial that was prepared before: only the choice is made again. Returns false when there is none to choose
+    /// ([`Method::Kexec`] leaves nothing behind that a reboot could find).
+    ///
+    /// # Errors
+    /// As [`OneShot::prepare_trial`].
+    pub fn choose_again(&self) -> Result<bool, OneShotError> {
+        let Method::EnvFile { file, .. } = &self.method else { return Ok(false) };
+        let record = self.armed()?;
+        record.verify_kept()?;
+        let Some(trial) = &record.trial else { return Ok(false) };
+        self.write_block(&record.old, Some(trial))?;
+        self.choose(file, &self.run)?;
+        Ok(true)
     }
 
     /// The next boot is the old system again. The first act of every way back.
@@ -293,22 +303,26 @@ impl OneShot {
             Err(OneShotError::EnvFileGone { .. }) => {}
             result => note(result),
         }
+        note(self.frozen().thaw().map_err(OneShotError::from));
+        match first.map_or_else(|| self.clear_places(), Err) {
+            Ok(()) => Record::remove(&self.run_directory),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// First the menus: as long as one names what we keep, it stays.
+    fn clear_places(&self) -> Result<(), OneShotError> {
         for menu in [self.menu(), self.running.join(grub::MENU)] {
-            note(strip_menu(&menu));
+            strip_menu(&menu)?;
         }
         if let Method::EnvFile { file, .. } = &self.method {
-            note(remove_file(file).map_err(OneShotError::from));
+            remove_file(file)?;
             if let Some(directory) = file.parent() {
                 // Only when it is empty, and it is ours by its name.
                 let _ = directory.ends_with("safe-upgrade").then(|| std::fs::remove_dir(directory));
             }
         }
-        note(remove_directory(&self.ours()));
-        note(self.frozen().thaw().map_err(OneShotError::from));
-        match first {
-            Some(error) => Err(error),
-            None => Record::remove(&self.run_directory),
-        }
+        remove_directory(&self.ours())
     }
 
     fn frozen(&self) -> Frozen {
@@ -317,11 +331,6 @@ impl OneShot {
             run: self.run.clone(),
             calls: self.run_directory.join("grub-install.calls"),
         }
-    }
-
-    /// Without one the boot loader's own menu, in the old system's tree, is all that is needed.
-    fn has_block(&self) -> bool {
-        !(self.method == Method::Kexec && self.boot == BootPlace::InRoot)
     }
 
     /// The menu that GRUB reads until commit.
@@ -383,7 +392,17 @@ impl OneShot {
             menu: self.run_directory.join("grub.cfg.trial"),
             kernel: "a whole system".into(),
         };
-        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(none)?;
+        let entries = menu::parse(&text)?;
+        // An operator's own entries may come before the distribution's.
+        for entry in &entries {
+            if let Ok(Some(boots)) = entry.boots()
+                && boots.is_whole()
+                && arguments::boots_subvolume(&boots.arguments, &self.other_name)
+            {
+                return Ok(boots);
+            }
+        }
+        let (_, boots) = menu::first(&entries)?.ok_or_else(none)?;
         self.mounts(&boots, &self.other_name)?;
         Ok(boots)
     }

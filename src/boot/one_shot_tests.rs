@@ -182,18 +182,21 @@ fn after_a_commit_a_shared_boot_boots_the_old_system_from_the_copy() {
 }
 
 #[test]
-fn kexec_touches_no_menu_of_a_root_of_its_own() {
+fn kexec_needs_nothing_from_the_menu_but_the_old_system_as_default() {
     let Some(machine) = Machine::new("inroot") else { return };
     let trial = machine.one_shot(Method::Kexec, BootPlace::InRoot);
     trial.arm(&old()).unwrap();
     let found = trial.prepare_trial(900).unwrap();
-    assert_eq!(machine.text("old/boot/grub/grub.cfg"), fixture("bookworm-inroot-submenu"));
+    let menu = machine.text("old/boot/grub/grub.cfg");
+    assert!(menu.contains("set default=safe-upgrade-old") && !menu.contains("load_env --file"), "{menu}");
+    assert!(!menu.contains("safe-upgrade-trial"), "{menu}");
     let written: Trial = serde_json::from_str(&machine.text("run/trial.json")).unwrap();
     assert_eq!(written, found);
     assert!(trial.is_ready().unwrap());
     fs::remove_file(&found.kernel).unwrap();
     assert!(matches!(trial.is_ready().unwrap_err(), OneShotError::NoFile { .. }));
     trial.clean_up().unwrap();
+    assert_eq!(machine.text("old/boot/grub/grub.cfg"), fixture("bookworm-inroot-submenu"));
     assert!(!trial.is_ready().unwrap());
 }
 

@@ -23,11 +23,6 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
     if args.leaving {
         return leave(places);
     }
-    if boot_proof::go_on(places)
-        .map_err(|error| Failure::failed("failed to go on with the proof of the boot chain", error))?
-    {
-        return Ok(Exit::Done);
-    }
     let journal = open_journal(places)?;
     if journal.torn_bytes() > 0 {
         tracing::warn!(
@@ -36,6 +31,11 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
         );
     }
     if journal.state().is_final() {
+        if boot_proof::go_on(places)
+            .map_err(|error| Failure::failed("failed to go on with the proof of the boot chain", error))?
+        {
+            return Ok(Exit::Done);
+        }
         return nothing_to_do(args, places, &journal, out);
     }
     let going_back = matches!(journal.state(), State::RollingBack { .. } | State::RollbackRebooting { .. });

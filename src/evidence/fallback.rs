@@ -38,6 +38,12 @@ impl FallbackMethod {
         self != Self::ByName
     }
 
+    /// Whether a trial that somebody reboots in an orderly way can be the next boot again. What kexec has started, no boot loader knows.
+    #[must_use]
+    pub fn survives_a_reboot(self) -> bool {
+        self != Self::Kexec
+    }
+
     /// The method in a few words.
     #[must_use]
     pub fn words(self) -> &'static str {

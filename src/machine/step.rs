@@ -159,7 +159,8 @@ impl State {
     }
 
     /// A trial that finds itself in another boot was interrupted, unless its boot was left in an orderly way, or it was healthy
-    /// and waits. Either may be booted again, so often as the plan allows.
+    /// and waits. Either may be booted again, so often as the plan allows. (Where the trial is a one-shot boot, a healthy one that loses
+    /// power does not come here: the old system boots.)
     fn in_trial(&self, now: &BootId) -> Step {
         let Self::Trial { plan, boot, boots, health, healthy_at, left, .. } = self else {
             return Step::Stop;

@@ -91,7 +91,12 @@ pub fn go_on(places: &StateDirectory) -> Result<bool> {
 }
 
 /// What the last proof means for a run. With `wanted`, a run wants one that is younger.
-pub(super) fn findings(places: &StateDirectory, wanted: Option<Span>, kernel: &str) -> Vec<Finding> {
+pub(super) fn findings(
+    places: &StateDirectory,
+    wanted: Option<Span>,
+    kernel: &str,
+    method: FallbackMethod,
+) -> Vec<Finding> {
     let finding = |severity, what: String| Finding {
         id: "boot-proof".into(),
         severity,
@@ -125,7 +130,9 @@ pub(super) fn findings(places: &StateDirectory, wanted: Option<Span>, kernel: &s
         )];
     };
     let age = now().saturating_sub(ended);
-    let stale = wanted.is_some_and(|wanted| age > wanted.duration().as_secs()) || proof.kernel != kernel;
+    let stale = wanted.is_some_and(|wanted| age > wanted.duration().as_secs())
+        || proof.kernel != kernel
+        || proof.method != method.words();
     let text = format!(
         "a kernel that dies comes back by itself: proven {} days ago with {}, after {back} seconds ({}).",
         age / 86_400,

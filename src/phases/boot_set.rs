@@ -9,7 +9,7 @@ use crate::boot::layout::{self, BootLayout, BootPlace};
 use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::boot::space::{self, Needed};
 use crate::driver::Trouble;
-use crate::evidence::{BootMember, FallbackMethod, Finding, RestoredMember, Severity};
+use crate::evidence::{BootMember, Finding, RestoredMember, Severity};
 use crate::manifest::verdict::Difference;
 use crate::system::show;
 
@@ -58,6 +58,23 @@ pub(super) fn facts(machine: &Machine) -> Result<(Vec<BootMember>, Vec<String>)>
     }
 }
 
+/// Proves that the set is whole and that every place of it is there, without touching one.
+pub(super) fn ready(machine: &Machine) -> Result<()> {
+    let directory = directory(machine);
+    if !directory.try_exists().map_err(trouble)? {
+        return Ok(());
+    }
+    set::verify(&directory).map(drop).map_err(trouble)
+}
+
+/// Forgets a set of which no snapshot was taken yet: the machine may have changed since. Repeatable.
+pub(super) fn forget(machine: &Machine) -> Result<()> {
+    match std::fs::remove_dir_all(directory(machine)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(trouble(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The set's copy of `/boot`, proven whole; `None` when that is no filesystem of its own.
 pub(super) fn copy_of_boot(machine: &Machine) -> Result<Option<PathBuf>> {
     let directory = directory(machine);
@@ -92,14 +109,17 @@ pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
 }
 
 /// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
-pub(super) fn space(layout: &BootLayout, method: FallbackMethod) -> Result<Vec<Finding>> {
+pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     if let BootPlace::Separate(partition) = &layout.boot {
-        let kernels = kernels::bootable(Path::new("/boot"), Path::new("/")).map_err(trouble)?;
+        let kernels = match kernels::bootable(Path::new("/boot"), Path::new("/")) {
+            Ok(kernels) => kernels,
+            Err(error) => return Ok(vec![super::store::unknown("the kernels in /boot", &error)]),
+        };
         let pairs = space::stock(&kernels).map_err(|(path, error)| {
             Trouble::new(format!("failed to look at {}: {error}", path.display()))
         })?;
-        let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).filter(|_| method.is_one_shot());
+        let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd);
         findings.extend(shortage(&space::needed(&pairs, NEW_KERNELS, kept.copied()), &partition.point)?);
     }
     if let Some(esp) = &layout.esp {

@@ -55,9 +55,14 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
     let (boot, verdict) = loader::verdict()?;
     let promise = loader::promise(&verdict);
     findings.extend(of_promise(&promise, &verdict, config.upgrade.minimum_level));
-    findings.extend(boot_set::space(&boot, promise.method)?);
+    findings.extend(boot_set::space(&boot)?);
     if promise.method.is_one_shot() {
-        findings.extend(boot_proof::findings(places, config.upgrade.boot_proof, &boot.kernel));
+        findings.extend(boot_proof::findings(
+            places,
+            config.upgrade.boot_proof,
+            &boot.kernel,
+            promise.method,
+        ));
     }
     findings.sort_by_key(|finding| finding.severity);
     let mounts =

@@ -47,10 +47,12 @@ fn named(top: &TopLevel, plan: &Plan) -> Result<crate::snapshot::Subvolume> {
 /// Takes it back: first the boot loader's part. Probes first; durable when it returns.
 pub(super) fn disarm(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    if let Some(loader) = Loader::of(plan, &machine.names, &machine.directory, &top)? {
+    let loader = Loader::of(plan, &machine.names, &machine.directory, &top);
+    if let Ok(Some(loader)) = &loader {
         loader.disarm()?;
         loader.clean_up()?;
     }
+    // Also without its loader: by its name the running system must boot again, not the clone.
     NamedRoot::new(&top, &plan.root.name, &machine.names).disarm().map_err(trouble)?;
-    Ok(())
+    loader.map(drop)
 }

@@ -111,6 +111,14 @@ impl Loader {
         if self.method == FallbackMethod::Kexec { load(&trial) } else { Ok(()) }
     }
 
+    /// The boot after this one is the trial again; false where that can't be had. Probes first.
+    pub(super) fn trial_again(&self) -> Result<bool> {
+        match self.method {
+            FallbackMethod::ByName => Ok(true),
+            _ => self.one_shot.choose_again().map_err(trouble),
+        }
+    }
+
     /// Whether the next boot is the trial, once.
     pub(super) fn is_ready(&self) -> Result<bool> {
         match self.method {
@@ -173,7 +181,9 @@ impl Loader {
 
 /// A kernel without its modules, or an initrd that was cut, is not tried.
 fn prove(trial: &Trial) -> Result<()> {
-    let initrd = trial.initrds.first().ok_or_else(|| Trouble::new("the trial's menu entry has no initrd"))?;
+    // The dead man is the last, and early microcode may come first: what holds the modules is before the dead man.
+    let real = trial.initrds.len().checked_sub(2).and_then(|index| trial.initrds.get(index));
+    let initrd = real.ok_or_else(|| Trouble::new("the trial's menu entry has no initrd"))?;
     kernels::prove(&trial.kernel, initrd, Path::new("/"), "btrfs").map(drop).map_err(trouble)
 }
 

@@ -38,7 +38,7 @@ use crate::config::{self, Config};
 use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
-    BackupProof, BootFacts, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
+    BackupProof, BootFacts, CommitRule, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
     PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
 };
 use crate::journal::Journal;
@@ -136,6 +136,9 @@ impl Host for Machine {
             // When it runs out it finds the verdict, and does nothing.
             tracing::warn!(%trouble, "the deadline of the trial still runs");
         }
+        if matches!(entry.record(), Record::Stuck { .. }) {
+            trial::leave_to_a_human();
+        }
         Ok(())
     }
 
@@ -166,10 +169,11 @@ impl Host for Machine {
         fallback::facts(self, plan)
     }
 
-    fn check_health(&mut self, _: &Plan) -> Result<HealthFacts> {
+    fn check_health(&mut self, plan: &Plan) -> Result<HealthFacts> {
         self.progress.phase("health");
         let facts = health::of_trial(self)?;
-        if facts.failed.is_empty() {
+        // Who waits for a word from outside stays under the dead man: nobody may be able to reach this machine.
+        if facts.failed.is_empty() && plan.commit != CommitRule::Confirm {
             trial::stand_down()?;
         }
         Ok(facts)
@@ -232,8 +236,8 @@ impl Host for Machine {
     }
 
     fn settle_committed(&mut self, plan: &Plan) -> Result<()> {
-        deadline::lift()?;
-        trial::settle(self, plan)
+        trial::settle(self, plan)?;
+        deadline::lift()
     }
 
     fn restore(&mut self, plan: &Plan, _: &SnapshotSet) -> Result<RestoredFacts> {

@@ -40,6 +40,8 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     }
     let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
     let clone = root.before_restore().map_err(trouble)?;
+    // What can't be brought back must be known while the names still fit what is there.
+    boot_set::ready(machine)?;
     if let (Some(loader), Some(boot)) = (&loader, boot_set::copy_of_boot(machine)?) {
         loader.arm_way_back(&boot, clone.id)?;
     }
@@ -54,7 +56,8 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
 /// Only from the trial, only where the root's name leads to the old system, and once: otherwise a human is needed.
 fn may_hand_over(machine: &Machine, plan: &Plan) -> Result<bool> {
     let facts = boot::facts(machine, plan)?;
-    let on_trial = facts.running.uuid == plan.root.uuid && facts.named.uuid != plan.root.uuid;
+    // Only a boot that was started as the trial has used its choice up.
+    let on_trial = facts.token.as_ref() == Some(&plan.run) && facts.named.uuid != plan.root.uuid;
     let note = machine.directory.join(HANDED_OVER);
     if !plan.promise.method.is_one_shot() || !on_trial || note.try_exists().map_err(trouble)? {
         return Ok(false);

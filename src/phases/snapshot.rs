@@ -27,6 +27,9 @@ pub(super) fn take(machine: &mut Machine, plan: &Plan) -> Result<SnapshotFacts> 
         )));
     }
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    if top.find(&machine.names.before()).map_err(trouble)?.is_none() {
+        boot_set::forget(machine)?;
+    }
     boot_set::capture(machine)?;
     top.snapshot_read_only(&plan.root.name, &machine.names.before()).map_err(trouble)?;
     facts(machine, plan)
@@ -55,5 +58,5 @@ pub(super) fn release(machine: &mut Machine) -> Result<()> {
     if let Some(found) = top.find(&name).map_err(trouble)? {
         top.delete(&name, found.uuid).map_err(trouble)?;
     }
-    Ok(())
+    boot_set::forget(machine)
 }
