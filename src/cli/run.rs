@@ -10,7 +10,7 @@ use crate::error::{Exit, Failure};
 use crate::evidence::{CommitRule, Plan};
 use crate::journal::Journal;
 use crate::machine::{Entry, State};
-use crate::phases::{ground, plan};
+use crate::phases::{ground, let_go_of_stuck, plan};
 use crate::places::StateDirectory;
 
 /// Plans, asks, writes the plan down and drives it.
@@ -29,6 +29,10 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
         written(writeln!(out, "{}", check::promise_line(&plan.promise)))?;
     }
     confirm(&question(&plan), args.yes)?;
+    if let State::Stuck { plan: stuck, .. } = journal.state() {
+        let_go_of_stuck(places, stuck)
+            .map_err(|error| Failure::failed("failed to take back what the stuck run has armed", error))?;
+    }
     ground::install(places)?;
     plan::keep(places, &plan, &bytes)?;
     let run = plan.run.clone();

@@ -134,7 +134,7 @@ fn tell_changed(state: &State) -> Story {
         ),
         _ => (
             "a human is needed",
-            "nothing by itself; read why, mend it, then `safe-upgrade rollback`, or `safe-upgrade run --leave-stuck`",
+            "nothing by itself; until then grub-install and update-grub may be held off. Read why, mend it, then `safe-upgrade rollback`, or `safe-upgrade run --leave-stuck`",
             ROLLBACK,
         ),
     };

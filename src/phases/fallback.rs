@@ -8,7 +8,9 @@ use super::{Machine, Result, ground, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::driver::Trouble;
 use crate::evidence::{FallbackFacts, Plan};
+use crate::places::StateDirectory;
 use crate::snapshot::TopLevel;
+use crate::snapshot::names::RunNames;
 
 /// Arms it: first the root's name, then the boot loader. Probes first; durable when it returns.
 pub(super) fn arm(machine: &Machine, plan: &Plan) -> Result<FallbackFacts> {
@@ -55,4 +57,19 @@ pub(super) fn disarm(machine: &Machine, plan: &Plan) -> Result<()> {
     // Also without its loader: by its name the running system must boot again, not the clone.
     NamedRoot::new(&top, &plan.root.name, &machine.names).disarm().map_err(trouble)?;
     loader.map(drop)
+}
+
+/// Before a run begins in place of one that is stuck: nothing of the old one may hold the boot loader's installers off, or be in the
+/// snapshot of the new one. Repeatable.
+///
+/// # Errors
+/// When it can't be taken back, or not be found out.
+pub fn let_go_of_stuck(places: &StateDirectory, plan: &Plan) -> Result<()> {
+    let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    let names = RunNames::new(plan.run.as_str()).map_err(trouble)?;
+    if let Some(loader) = Loader::of(plan, &names, &places.run(&plan.run), &top)? {
+        loader.disarm()?;
+        loader.clean_up()?;
+    }
+    Ok(())
 }

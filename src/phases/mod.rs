@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use backup::{back_up_all, verdict_lines};
 pub use check::{Outlook, look};
+pub use fallback::let_go_of_stuck;
 
 use crate::config::{self, Config};
 use crate::driver::{Host, Trouble};
