@@ -242,3 +242,93 @@ impl RolledBackEvidence {
         &self.boot
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::{BootMember, FallbackMethod, GuaranteeLevel, Promise};
+    use crate::sim::{manifest_id, plan, volume_id};
+
+    fn one_shot() -> Plan {
+        let promise =
+            Promise { method: FallbackMethod::EnvFileEsp, level: GuaranteeLevel::A, reason: String::new() };
+        Plan { promise, ..plan(crate::evidence::CommitRule::Automatic) }
+    }
+
+    fn snapshot() -> SnapshotSet {
+        let boot = vec![BootMember { name: "esp".into(), manifest: manifest_id(3) }];
+        SnapshotSet { name: "before".into(), uuid: volume_id(2), boot }
+    }
+
+    /// The upgraded root runs as the trial, and the clone has the root's name.
+    fn facts(plan: &Plan) -> BootFacts {
+        BootFacts {
+            boot: BootId::new("2"),
+            running: Volume { uuid: plan.root.uuid.clone(), parent: None },
+            named: Volume { uuid: volume_id(3), parent: Some(volume_id(2)) },
+            release: plan.to.clone(),
+            token: Some(plan.run.clone()),
+            one_shot: Some(true),
+            uptime: 60,
+        }
+    }
+
+    #[test]
+    fn a_trial_is_prepared_only_when_a_dead_one_comes_back() {
+        let (plan, snapshot) = (one_shot(), snapshot());
+        let judged = |facts: BootFacts| SwitchEvidence::judge(&plan, &snapshot, &facts).map(drop);
+        judged(facts(&plan)).unwrap();
+        let by_name = Volume { uuid: plan.root.uuid.clone(), parent: None };
+        judged(BootFacts { named: by_name, ..facts(&plan) }).unwrap_err();
+        judged(BootFacts { one_shot: None, ..facts(&plan) }).unwrap_err();
+        judged(BootFacts { one_shot: Some(false), ..facts(&plan) }).unwrap_err();
+    }
+
+    #[test]
+    fn a_boot_of_the_upgraded_root_by_hand_is_no_trial() {
+        let plan = one_shot();
+        assert_eq!(TrialEvidence::judge(&plan, &facts(&plan)).unwrap().boot(), &BootId::new("2"));
+        TrialEvidence::judge(&plan, &BootFacts { token: None, ..facts(&plan) }).unwrap_err();
+        let other = "20261126T163000Z-ffff".parse().unwrap();
+        TrialEvidence::judge(&plan, &BootFacts { token: Some(other), ..facts(&plan) }).unwrap_err();
+        TrialEvidence::judge(&plan, &BootFacts { release: plan.from.clone(), ..facts(&plan) }).unwrap_err();
+    }
+
+    #[test]
+    fn nothing_is_restored_while_a_place_of_the_boot_loader_differs() {
+        let (plan, snapshot) = (one_shot(), snapshot());
+        let member = |differences: &[&str]| RestoredMember {
+            name: "esp".into(),
+            differences: differences.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let judged = |members: Vec<RestoredMember>, one_shot: Option<bool>| {
+            let boot = BootFacts { one_shot, ..facts(&plan) };
+            RestoredEvidence::judge(&plan, &snapshot, &RestoredFacts { boot, members })
+        };
+        let evidence = judged(vec![member(&[])], Some(false)).unwrap();
+        assert_eq!(evidence.reboot_from(), Some(&BootId::new("2")));
+        judged(vec![], Some(false)).unwrap_err();
+        let refusal = judged(vec![member(&["content: EFI/debian/grubx64.efi"])], Some(false)).unwrap_err();
+        assert_eq!(refusal.details, ["content: EFI/debian/grubx64.efi"]);
+        judged(vec![member(&[])], Some(true)).unwrap_err();
+        judged(vec![member(&[])], None).unwrap_err();
+    }
+
+    #[test]
+    fn a_rollback_is_not_proven_while_the_trial_could_boot() {
+        let plan = one_shot();
+        let clone = Volume { uuid: volume_id(3), parent: Some(volume_id(2)) };
+        let back = BootFacts {
+            running: clone,
+            release: plan.from.clone(),
+            token: None,
+            one_shot: Some(false),
+            ..facts(&plan)
+        };
+        assert_eq!(RolledBackEvidence::judge(&plan, &volume_id(3), &back).unwrap().boot(), &BootId::new("2"));
+        for one_shot in [Some(true), None] {
+            RolledBackEvidence::judge(&plan, &volume_id(3), &BootFacts { one_shot, ..back.clone() })
+                .unwrap_err();
+        }
+    }
+}
