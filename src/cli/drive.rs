@@ -57,7 +57,11 @@ pub(super) fn here_with(mut machine: Machine, json: bool, out: &mut dyn Write) -
 
 fn drive(machine: &mut Machine) -> Result<(Exit, String), Failure> {
     let ended = match driver::run(machine) {
-        Ok(stop) => Ok(outcome(&stop)),
+        Ok(stop) => {
+            // Only now: whatever becomes of it, the journal knows how the run has ended.
+            machine.look_back();
+            Ok(outcome(&stop))
+        }
         Err(trouble) => Err(trouble),
     };
     match ended {

@@ -10,9 +10,10 @@ use crate::error::{Exit, Failure};
 use crate::health::units;
 use crate::journal::Journal;
 use crate::machine::State;
-use crate::phases::{Machine, announce, boot_proof, deadline};
+use crate::phases::{Machine, aftermath, announce, boot_proof, deadline};
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::system::exec::Exec;
+use crate::system::show;
 
 /// Drives the last run to its end, to a reboot, or to an operator's word.
 ///
@@ -36,7 +37,7 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
         {
             return Ok(Exit::Done);
         }
-        return nothing_to_do(args, places, &journal, out);
+        return nothing_to_do(args, places, journal, out);
     }
     let going_back = matches!(journal.state(), State::RollingBack { .. } | State::RollbackRebooting { .. });
     let mut machine = Machine::open(places.clone(), journal)?;
@@ -56,16 +57,28 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
 fn nothing_to_do(
     args: &ResumeArgs,
     places: &StateDirectory,
-    journal: &Journal,
+    journal: Journal,
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
     announce::tell(places, journal.state(), journal.frames());
     // A deadline without a trial would reset a machine for nothing.
     deadline::lift().map_err(|trouble| Failure::failed("failed to lift the deadline of a trial", trouble))?;
+    // A boot in emergency mode has other worries.
+    if !args.emergency && !args.overdue && looks_back(places, &journal)? {
+        return drive::here(places, journal, args.json, out);
+    }
     if !args.json {
         written(writeln!(out, "There is no run to go on with ({}).", journal.state().name()))?;
     }
     Ok(Exit::Done)
+}
+
+/// Whether a rollback was recorded, and what follows it was cut off.
+fn looks_back(places: &StateDirectory, journal: &Journal) -> Result<bool, Failure> {
+    let Some(plan) = journal.state().plan() else { return Ok(false) };
+    let directory = places.run(&plan.run);
+    aftermath::is_due(journal.state(), &directory)
+        .map_err(|error| Failure::failed(format!("failed to look into {}", show::path(&directory)), error))
 }
 
 fn give_up(machine: &mut Machine, cause: &str, healthy: bool) -> Result<bool, Failure> {

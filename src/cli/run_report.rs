@@ -9,15 +9,17 @@ use super::args::ShowArgs;
 use super::{SCHEMA, print_json, status, story, written};
 use crate::error::{Exit, Failure};
 use crate::journal::Frame;
-use crate::machine::Record;
+use crate::machine::{Record, State};
 use crate::phases::carry::{self, CarryReport};
 use crate::phases::divergence::{self, MountDivergence};
-use crate::phases::post_mortem;
+use crate::phases::{aftermath, post_mortem};
 use crate::places::StateDirectory;
 use crate::system::show;
 
 /// How many carried files are listed.
 const LISTED: usize = 20;
+
+const NOT_YET: &str = "What the failed root leaves is not all carried and looked at yet. Where nobody is at it any more, `safe-upgrade resume` does it.";
 
 /// Shows the last run with all that was kept of it.
 ///
@@ -33,6 +35,7 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
     let carried: Option<CarryReport> = kept(&directory.join(carry::FILE))?;
     let died =
         read(&directory.join(post_mortem::FILE))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let troubles: Option<Vec<String>> = kept(&directory.join(aftermath::FILE))?;
     let frames = status::last_run(&reading.frames);
     if args.json {
         let run = status::as_json(places, &reading, &state)["run"].take();
@@ -41,6 +44,7 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
             &json!({
                 "schema": SCHEMA, "command": "report", "run": run, "records": records(frames),
                 "taken_back": lost, "carried": carried, "post_mortem": died,
+                "aftermath": troubles,
             }),
         )?;
         return Ok(Exit::Done);
@@ -51,6 +55,10 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
     lines.push(String::new());
     lines.extend(lost.iter().flat_map(|found| story::divergence(found)));
     lines.extend(carried.iter().flat_map(carried_lines));
+    if troubles.is_none() && matches!(state, State::RolledBack { snapshot: Some(_), .. }) {
+        lines.push(NOT_YET.into());
+    }
+    lines.extend(troubles.iter().flatten().map(|sentence| show::line(sentence)));
     written(writeln!(out, "{}", lines.join("\n")))?;
     if let Some(text) = died {
         // Its control characters were escaped when it was written; what somebody may have put there since is not trusted.

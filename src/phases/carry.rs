@@ -57,7 +57,7 @@ pub struct Carried {
     pub both: bool,
 }
 
-/// Copies, compares, writes the report. Never fails: a rollback that is proven stays proven. Repeatable.
+/// Copies and compares. Never fails: a rollback that is proven stays proven. Repeatable.
 pub(super) fn carry(machine: &Machine, plan: &Plan) -> CarryReport {
     let configured = &machine.config.rollback.carry;
     let mut report =
@@ -75,16 +75,16 @@ pub(super) fn carry(machine: &Machine, plan: &Plan) -> CarryReport {
             report.troubles.push(format!("{directory}: {trouble}"));
         }
     }
-    let kept = serde_json::to_vec_pretty(&report).map_err(trouble).and_then(|bytes| {
-        durable::replace_file(&machine.directory.join(FILE), &bytes, 0o600).map_err(trouble)
-    });
-    if let Err(trouble) = kept {
-        report.troubles.push(format!("the list of what was carried could not be written: {trouble}"));
-    }
     for sentence in &report.troubles {
         machine.progress.line(&format!("not carried: {sentence}"));
     }
     report
+}
+
+/// Writes the report. Repeatable; durable when it returns.
+pub(super) fn keep(machine: &Machine, report: &CarryReport) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(report).map_err(trouble)?;
+    durable::replace_file(&machine.directory.join(FILE), &bytes, 0o600).map_err(trouble)
 }
 
 /// The three trees, each by a path for this process and for programs that it starts.

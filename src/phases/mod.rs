@@ -1,6 +1,6 @@
 //! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
 
-mod aftermath;
+pub mod aftermath;
 pub mod announce;
 mod backup;
 mod boot;
@@ -102,6 +102,12 @@ impl Machine {
             Some(held_off) => held_off.release().map_err(trouble),
             None => holdoff::release_all().map_err(trouble),
         }
+    }
+
+    /// Once a rollback is recorded: counts what it took back, carries forward, looks at what went wrong. Does nothing where that
+    /// is done already, or where there was no rollback. What does not work is told; it never fails.
+    pub fn look_back(&self) {
+        aftermath::of_rollback(self);
     }
 
     /// What belongs to the run.
@@ -246,10 +252,8 @@ impl Host for Machine {
         restore::restore(self, plan)
     }
 
-    fn settle_restored(&mut self, plan: &Plan) -> HealthFacts {
+    fn settle_restored(&mut self, _: &Plan) -> HealthFacts {
         self.progress.phase("health of the restored system");
-        let health = restore::settle(self);
-        aftermath::of_rollback(self, plan);
-        health
+        restore::settle(self)
     }
 }

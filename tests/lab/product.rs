@@ -127,6 +127,10 @@ impl Machine {
     pub fn settle(&self, run: &mut Run) -> Result<Ended> {
         let end = self.wait_in_run(run, &ENDS)?;
         self.wait_boot(self.boots(), BOOT_LIMIT)?;
+        if end == "RolledBack" {
+            // That is recorded first; what follows it holds the lock for a while.
+            self.wait_looked_back(BOOT_LIMIT)?;
+        }
         let ended = self.status()?;
         if ended.state == end {
             return Ok(ended);

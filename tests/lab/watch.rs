@@ -57,6 +57,16 @@ impl Machine {
         })
     }
 
+    /// Waits until all that follows a rollback has come to its end, for the last run: its directories are named by time.
+    pub fn wait_looked_back(&self, limit: Duration) -> Result<()> {
+        let runs = self.journal().with_file_name("runs");
+        let last = std::fs::read_dir(&runs)?.map(|entry| entry.map(|entry| entry.path()));
+        let last = last.collect::<Result<Vec<_>>>()?.into_iter().max();
+        let marker = last.unwrap_or(runs).join("aftermath-done");
+        wait_for(&marker, limit, || Ok(marker.exists().then_some(())))
+            .map_err(|error| told(&error, &marker.display().to_string()))
+    }
+
     /// The product's journal, as the host sees it.
     pub fn journal(&self) -> PathBuf {
         self.top().join(JOURNAL)
