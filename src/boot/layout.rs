@@ -206,27 +206,20 @@ fn read_asking(root: &Path, machine: &Machine) -> Result<BootLayout, LayoutError
     let firmware = facts::firmware(root)?;
     let kernel = text(&root.join("proc/sys/kernel/osrelease"))?.trim().to_owned();
     let command_line = text(&root.join("proc/cmdline"))?.trim().to_owned();
-    let (initramfs, watchdog) = (facts::initramfs(root), facts::watchdog(root)?);
-    if container {
+    let (boot, esp, loader, kexec) = if container {
         // Disks, kernel and firmware that can be seen from in here are the host's.
-        let kexec = Kexec::Impossible("a container has no kernel of its own".into());
-        let (loader, boot, esp) = (Loader::None, BootPlace::Inside, None);
-        return Ok(BootLayout {
-            container,
-            firmware,
-            loader,
-            boot,
-            esp,
-            initramfs,
-            kexec,
-            watchdog,
-            kernel,
-            command_line,
-        });
-    }
-    let (boot, esp) = volumes::find(root, machine.uuid)?;
-    let loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
-    let kexec = facts::kexec(root, &kernel, machine.kexec)?;
+        (
+            BootPlace::Inside,
+            None,
+            Loader::None,
+            Kexec::Impossible("a container has no kernel of its own".into()),
+        )
+    } else {
+        let (boot, esp) = volumes::find(root, machine.uuid)?;
+        let loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
+        (boot, esp, loader, facts::kexec(root, &kernel, machine.kexec)?)
+    };
+    let (initramfs, watchdog) = (facts::initramfs(root), facts::watchdog(root)?);
     Ok(BootLayout {
         container,
         firmware,

@@ -133,23 +133,36 @@ fn base(lab: &Path, key: &str, sources: &Sources) -> Result<PathBuf> {
     let mirror = Mirror::new(&lab.join("cache"), lab, sources.https_hosts());
     mirror.serve(listener);
     let part = lab.join(format!("base-{key}.part.tar"));
-    Exec::new("mmdebstrap")
-        .map_err(told)?
-        .args(["--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io"])
-        .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""])
-        .args(["doc", "locale"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
-        .arg(format!("--keyring={}", sources.keyring))
-        .arg(format!("--include={}", PACKAGES.join(",")))
-        .args([RELEASE, &part.to_string_lossy()])
-        .args(sources.one_line(RELEASE))
-        .env("http_proxy", proxy)
-        .limit(BOOTSTRAP_LIMIT)
-        .success()
-        .map_err(told)?;
+    let undocumented = ["doc", "locale"];
+    mmdebstrap(sources, &PACKAGES.join(","), &undocumented, &proxy, &part)?;
     fs::rename(&part, &tarball)?;
     let (seconds, fetched) = (started.elapsed().as_secs_f64(), mirror.fetched());
     eprintln!("lab: {RELEASE} bootstrapped in {seconds:.1} s, {fetched} files from the mirror");
     Ok(tarball)
+}
+
+/// A minimal system of [`RELEASE`] as a tarball, through a proxy, without these parts of its documentation.
+pub fn mmdebstrap(
+    sources: &Sources,
+    packages: &str,
+    undocumented: &[&str],
+    proxy: &str,
+    tarball: &Path,
+) -> Result<()> {
+    Exec::new("mmdebstrap")
+        .map_err(told)?
+        .args(["--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io"])
+        .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""])
+        .args(undocumented.iter().map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
+        .arg(format!("--keyring={}", sources.keyring))
+        .arg(format!("--include={packages}"))
+        .args([RELEASE, &tarball.to_string_lossy()])
+        .args(sources.one_line(RELEASE))
+        .env("http_proxy", proxy)
+        .limit(BOOTSTRAP_LIMIT)
+        .success()
+        .map(drop)
+        .map_err(told)
 }
 
 fn fill(disk: &Disk, at: &Path, tarball: &Path) -> Result<()> {

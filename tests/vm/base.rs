@@ -3,17 +3,15 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use safe_upgrade::system::exec::Exec;
-
+use crate::lab::Result;
+use crate::lab::image::mmdebstrap;
 use crate::lab::mirror::Mirror;
 use crate::lab::place::lab_directory;
 use crate::lab::sources::Sources;
-use crate::lab::{Result, told};
 
-/// The release that machines start with.
-pub const RELEASE: &str = "bookworm";
+pub use crate::lab::image::RELEASE;
 
 /// What a small web server has. `busybox` because the initramfs of an ordinary installation has it.
 const PACKAGES: [&str; 13] = [
@@ -34,9 +32,6 @@ const PACKAGES: [&str; 13] = [
 
 /// The smallest of Debian's kernels.
 pub const KERNEL: &str = "linux-image-cloud-amd64";
-
-/// The slowest bootstrap seen took 81 seconds; a slow mirror may take much longer.
-const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Begins the name of whatever the VM lab keeps.
 pub const PREFIX: &str = "vm-";
@@ -72,19 +67,8 @@ pub fn tarball() -> Result<PathBuf> {
     let sources = Sources::of_this_machine()?;
     let (mirror, proxy) = mirror()?;
     let part = lab.join(format!("{PREFIX}base-{key}.part.tar"));
-    Exec::new("mmdebstrap")
-        .map_err(told)?
-        .args(["--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io"])
-        .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""])
-        .args(["doc", "locale", "man"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
-        .arg(format!("--keyring={}", sources.keyring))
-        .arg(format!("--include={},{KERNEL}", PACKAGES.join(",")))
-        .args([RELEASE, &part.to_string_lossy()])
-        .args(sources.one_line(RELEASE))
-        .env("http_proxy", proxy)
-        .limit(BOOTSTRAP_LIMIT)
-        .success()
-        .map_err(told)?;
+    let (packages, undocumented) = (format!("{},{KERNEL}", PACKAGES.join(",")), ["doc", "locale", "man"]);
+    mmdebstrap(&sources, &packages, &undocumented, &proxy, &part)?;
     fs::rename(&part, &tarball)?;
     let (seconds, fetched) = (started.elapsed().as_secs_f64(), mirror.fetched());
     eprintln!("lab: base system of the VMs in {seconds:.1} s, {fetched} files from the mirror");
