@@ -17,7 +17,7 @@ FUZZ_SECONDS ?= 60
 BUILD_PACKAGES := gcc pkg-config libc6-dev libclang-dev libbtrfsutil-dev
 TEST_PACKAGES := mmdebstrap systemd-container btrfs-progs rsync iproute2 mount util-linux acl attr \
     restic borgbackup rclone openssh-client openssh-server b3sum mtree-netbsd zstd lz4 bzip2 xz-utils \
-    grub-common grub-pc-bin grub-efi-amd64-bin cpio busybox-static e2fsprogs
+    grub-common grub-pc-bin grub-efi-amd64-bin cpio busybox e2fsprogs
 VM_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools e2fsprogs util-linux dpkg
 VM_TESTS ?= vm_
 
