@@ -28,7 +28,7 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
         .map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
     let mut failures = Vec::new();
     for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
-        if let Err(trouble) = prune::prune(&mut journal, leftover) {
+        if let Err(trouble) = prune::prune(places, &mut journal, leftover) {
             failures.push(format!("{}: {trouble}", leftover.run));
         }
     }

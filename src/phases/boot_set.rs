@@ -30,9 +30,12 @@ const NEW_KERNELS: u64 = 1;
 /// What shim, GRUB, MokManager and their like take on an ESP, in bytes: 5.4 MiB with Debian 13, rounded up.
 const LOADER_BYTES: u64 = 8 << 20;
 
+/// The name of the set in a run's directory.
+pub(super) const DIRECTORY: &str = "boot";
+
 /// Where the set of a run lies.
 fn directory(machine: &Machine) -> PathBuf {
-    machine.directory.join("boot")
+    machine.directory.join(DIRECTORY)
 }
 
 /// Copies the boot loader's places and reads the copies back. Probes first; durable when it returns.

@@ -7,31 +7,37 @@
 //! | written to since | the restored one is kept beside it as `NAME.before-rollback`; a daemon that holds it open goes on there, as with a rotated log, until it opens its log again |
 //! | systemd's journal, always written to | the failed root's file gets a name of its own beside it, which `journalctl` reads too |
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+mod stage;
 
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, RenameFlags, Stat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use self::stage::Stage;
 use super::{Machine, Result, trouble};
-use crate::backup::rsync;
 use crate::driver::Trouble;
 use crate::evidence::Plan;
 use crate::snapshot::TopLevel;
 use crate::snapshot::divergence::{self, Difference};
-use crate::system::{durable, mounts, show};
+use crate::system::{beneath, durable, mounts, show};
 
 /// The file's name in the run's directory: what was carried, with its hashes, and what came of it.
 pub const FILE: &str = "carried.json";
 
 const SUFFIX: &str = ".before-rollback";
 
-/// Where files wait in the restored root that get another name.
-const STAGE: &str = ".safe-upgrade-carried";
+/// How many files of one name are kept beside.
+const MOST_BESIDE: usize = 100;
+
+/// How many sentences are told one by one.
+const MOST_TROUBLES: usize = 100;
 
 /// What was carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,25 +93,13 @@ pub(super) fn keep(machine: &Machine, report: &CarryReport) -> Result<()> {
     durable::replace_file(&machine.directory.join(FILE), &bytes, 0o600).map_err(trouble)
 }
 
-/// The three trees, each by a path for this process and for programs that it starts.
+/// The three trees.
 struct Roots {
-    /// Holds the paths below it; tests have none.
+    /// Holds the mount in which the first two lie; tests have none.
     _top: Option<TopLevel>,
-    snapshot: PathBuf,
-    failed: PathBuf,
-    failed_for_rsync: PathBuf,
-    running: PathBuf,
-}
-
-/// What is to be carried: paths from `/`, without it.
-#[derive(Default)]
-struct Lists {
-    /// Take the place of what is there.
-    plain: Vec<PathBuf>,
-    /// Take its place too; what is there is kept beside.
-    both: Vec<PathBuf>,
-    /// Go beside, under another name.
-    renamed: Vec<(PathBuf, PathBuf)>,
+    snapshot: OwnedFd,
+    failed: OwnedFd,
+    running: OwnedFd,
 }
 
 impl Roots {
@@ -113,13 +107,13 @@ impl Roots {
         let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
         let (before, other) = (machine.names.before(), machine.names.other_root());
         top.get(&other).map_err(trouble)?;
-        Ok(Self {
-            snapshot: top.path(Path::new(&before)),
-            failed: top.path(Path::new(&other)),
-            failed_for_rsync: top.path_for_children(Path::new(&other)),
-            running: PathBuf::from("/"),
-            _top: Some(top),
-        })
+        let roots = Self::at(&top.path(Path::new(&before)), &top.path(Path::new(&other)), Path::new("/"));
+        Ok(Self { _top: Some(top), ..roots.map_err(trouble)? })
+    }
+
+    fn at(snapshot: &Path, failed: &Path, running: &Path) -> io::Result<Self> {
+        let open = |path: &Path| File::open(path).map(OwnedFd::from);
+        Ok(Self { _top: None, snapshot: open(snapshot)?, failed: open(failed)?, running: open(running)? })
     }
 
     fn carry(&self, directory: &Path, run: &str, report: &mut CarryReport) -> Result<()> {
@@ -127,177 +121,205 @@ impl Roots {
         if mounts::holding(&table, directory).map_err(trouble)?.point != Path::new("/") {
             return Err(Trouble::new("it is mounted by itself, and no rollback takes it back"));
         }
-        self.carry_below(directory.strip_prefix("/").unwrap_or(directory), run, report)
+        let mut stage = Stage::make(&self.running).map_err(trouble)?;
+        self.carry_below(directory.strip_prefix("/").unwrap_or(directory), run, &mut stage, report)
     }
 
-    fn carry_below(&self, below: &Path, run: &str, report: &mut CarryReport) -> Result<()> {
-        let lists = self.lists(below, run, report)?;
-        self.copy(&lists.plain, &self.running, &[])?;
-        self.copy(&lists.both, &self.running, &["--backup".into(), format!("--suffix={SUFFIX}").into()])?;
-        self.put_beside(&self.running.join(below), &lists.renamed)?;
-        let same = lists.plain.iter().map(|path| (path, path, false));
-        let both = lists.both.iter().map(|path| (path, path, true));
-        let renamed = lists.renamed.iter().map(|(path, to)| (path, to, true));
-        for (path, to, both) in same.chain(both).chain(renamed) {
-            match self.proven(path, to, both) {
+    fn carry_below(
+        &self,
+        below: &Path,
+        run: &str,
+        stage: &mut Stage<'_>,
+        report: &mut CarryReport,
+    ) -> Result<()> {
+        let mut untold = 0;
+        for path in self.differing(below)? {
+            match self.carry_one(&path, run, stage) {
                 Ok(Some(carried)) => report.files.push(carried),
-                Ok(None) => report.troubles.push(format!("/{} is not as in the failed root", show::path(to))),
-                Err(error) => report.troubles.push(format!("/{}: {error}", show::path(to))),
-            }
-        }
-        Ok(())
-    }
-
-    fn lists(&self, below: &Path, run: &str, report: &mut CarryReport) -> Result<Lists> {
-        let mut lists = Lists::default();
-        if !self.failed.join(below).is_dir() {
-            return Err(Trouble::new("it is not a directory in the failed root"));
-        }
-        let mut place = |path: &Path, difference, _| {
-            let path = below.join(path);
-            if difference == Difference::Removed || is_ours(&path) {
-                return;
-            }
-            match self.place(&path, run, &mut lists) {
-                Ok(()) => {}
+                Ok(None) => {}
+                Err(_) if report.troubles.len() >= MOST_TROUBLES => untold += 1,
                 Err(error) => report.troubles.push(format!("/{}: {error}", show::path(&path))),
             }
-        };
-        divergence::walk(&self.snapshot.join(below), &self.failed.join(below), &mut place)
-            .map_err(trouble)?;
-        Ok(lists)
+        }
+        if untold > 0 {
+            report.troubles.push(format!("and {untold} more below /{}", show::path(below)));
+        }
+        // The word that it is done must not outlive it in a power cut.
+        durable::sync_filesystem(&beneath::path_of(&self.running)).map_err(trouble)
     }
 
-    fn place(&self, path: &Path, run: &str, lists: &mut Lists) -> io::Result<()> {
-        let failed = std::fs::symlink_metadata(self.failed.join(path))?;
-        if !failed.is_file() && !failed.is_symlink() {
-            return Ok(());
+    /// What is new or changed in the failed root below a directory: paths from `/`, without it.
+    fn differing(&self, below: &Path) -> Result<Vec<PathBuf>> {
+        let failed = beneath::directory(&self.failed, below).map_err(|errno| match errno {
+            errno if beneath::is_none(errno) => Trouble::new("it is not a directory in the failed root"),
+            errno => trouble(io::Error::from(errno)),
+        })?;
+        let snapshot = directory_if_any(&self.snapshot, below).map_err(trouble)?;
+        let mut paths = Vec::new();
+        let mut tell = |path: &Path, difference, _| {
+            let path = below.join(path);
+            if difference != Difference::Removed && !is_ours(&path) {
+                paths.push(path);
+            }
+        };
+        divergence::walk_opened(snapshot, failed, &mut tell).map_err(trouble)?;
+        Ok(paths)
+    }
+
+    /// Brings one file or link over and proves that it is there; nothing for what is neither.
+    fn carry_one(&self, path: &Path, run: &str, stage: &mut Stage<'_>) -> io::Result<Option<Carried>> {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let from = beneath::directory(&self.failed, parent)?;
+        let Some(source) = beneath::look(&from, name)? else { return Ok(None) };
+        if !matches!(kind(&source), FileType::RegularFile | FileType::Symlink) {
+            return Ok(None);
         }
-        if let Some(link) = self.link_on_the_way(path)? {
-            let message = format!("the way there leads through the symbolic link /{}", show::path(&link));
-            return Err(io::Error::other(message));
-        }
-        let here = metadata_if_any(&self.running.join(path))?;
-        let old = metadata_if_any(&self.snapshot.join(path))?;
-        match (&here, journal_name(path, run)) {
-            (Some(here), _) if same(here, &failed) => {}
-            (Some(_), Some(other)) => {
-                let done =
-                    metadata_if_any(&self.running.join(&other))?.is_some_and(|there| same(&there, &failed));
-                if !done {
-                    lists.renamed.push((path.to_owned(), other));
+        let to = self.target(parent, stage)?;
+        let here = beneath::look(&to, name)?;
+        let beside = journal_name(path, run).filter(|_| here.is_some_and(|here| !same(&here, &source)));
+        let (there, both) = match (&beside, here) {
+            (Some(beside), _) => {
+                let beside = beside.file_name().unwrap_or_default();
+                // An earlier try may have come so far.
+                if !beneath::look(&to, beside)?.is_some_and(|there| same(&there, &source)) {
+                    stage.copy(&from, name, &source)?;
+                    stage.put(&to, beside, RenameFlags::NOREPLACE)?;
                 }
+                (beside, true)
             }
-            (Some(here), None) if !old.as_ref().is_some_and(|old| same(here, old)) => {
-                lists.both.push(path.to_owned());
+            (None, Some(here)) if same(&here, &source) => {
+                (name, beneath::look(&to, &beside_name(name, 0))?.is_some())
             }
-            _ => lists.plain.push(path.to_owned()),
-        }
-        Ok(())
-    }
-
-    /// A directory on the way that became a link, perhaps by somebody who may write there and would like root to write elsewhere.
-    fn link_on_the_way(&self, path: &Path) -> io::Result<Option<PathBuf>> {
-        let Some(parent) = path.parent() else { return Ok(None) };
-        let mut so_far = PathBuf::new();
-        for part in parent.components() {
-            so_far.push(part);
-            if metadata_if_any(&self.running.join(&so_far))?.is_some_and(|there| !there.is_dir()) {
-                return Ok(Some(so_far));
+            (None, Some(here)) => {
+                let both = !self.as_in_snapshot(parent, name, &here)?;
+                stage.copy(&from, name, &source)?;
+                if both {
+                    keep_beside(&to, name)?;
+                }
+                stage.put(&to, name, RenameFlags::empty())?;
+                (name, both)
             }
-        }
-        Ok(None)
-    }
-
-    fn copy(&self, paths: &[PathBuf], to: &Path, arguments: &[OsString]) -> Result<()> {
-        if paths.is_empty() {
-            return Ok(());
-        }
-        // New directories come with their owner and mode; those that are there stay as they are.
-        let missing = |path: &&Path| !path.as_os_str().is_empty() && !to.join(path).exists();
-        let directories: BTreeSet<&Path> =
-            paths.iter().flat_map(|path| path.ancestors().skip(1)).filter(missing).collect();
-        let mut list = Vec::new();
-        for path in directories.into_iter().chain(paths.iter().map(PathBuf::as_path)) {
-            // `./` keeps rsync from taking `#name` for a comment.
-            list.extend_from_slice(b"./");
-            list.extend_from_slice(path.as_os_str().as_bytes());
-            list.push(0);
-        }
-        let arguments: Vec<OsString> = ["--no-implied-dirs".into(), "--no-recursive".into(), "--dirs".into()]
-            .into_iter()
-            .chain(arguments.iter().cloned())
-            .collect();
-        match rsync::run(&self.failed_for_rsync, to, &arguments, Some(&list), &|_| {}).map_err(trouble)? {
-            rsync::Ended::Complete => Ok(()),
-            rsync::Ended::Vanished => Err(Trouble::new("a file vanished from the failed root")),
-            rsync::Ended::Partial(words) => Err(Trouble::new(words)),
-        }
-    }
-
-    /// Copies to a directory of our own first, and gives each its new name from there.
-    fn put_beside(&self, directory: &Path, renamed: &[(PathBuf, PathBuf)]) -> Result<()> {
-        if renamed.is_empty() {
-            return Ok(());
-        }
-        let stage = directory.join(STAGE);
-        durable::private_directory(&stage).map_err(trouble)?;
-        let paths: Vec<PathBuf> = renamed.iter().map(|(path, _)| path.clone()).collect();
-        self.copy(&paths, &stage, &[])?;
-        for (path, to) in renamed {
-            std::fs::rename(stage.join(path), self.running.join(to)).map_err(trouble)?;
-        }
-        std::fs::remove_dir_all(&stage).map_err(trouble)
-    }
-
-    /// Reads both: what was carried must be there, though somebody may have appended to it since.
-    fn proven(&self, path: &Path, to: &Path, both: bool) -> io::Result<Option<Carried>> {
-        let (from, there) = (self.failed.join(path), self.running.join(to));
-        let (content, found) = if std::fs::symlink_metadata(&from)?.is_symlink() {
-            let target = |link: &Path| {
-                std::fs::read_link(link).map(|target| blake3::hash(target.as_os_str().as_bytes()))
-            };
-            ((target(&from)?, 0), (target(&there)?, 0))
-        } else {
-            let content = hash(&from, u64::MAX)?;
-            (content, hash(&there, content.1)?)
+            (None, None) => {
+                stage.copy(&from, name, &source)?;
+                stage.put(&to, name, RenameFlags::NOREPLACE)?;
+                (name, false)
+            }
         };
-        Ok((content == found).then(|| Carried {
-            path: format!("/{}", show::path(to)),
-            bytes: content.1,
-            blake3: content.0.to_hex().to_string(),
+        let (hash, bytes) = proven((&from, name), (&to, there), &source)?;
+        Ok(Some(Carried {
+            path: format!("/{}", show::path(&parent.join(there))),
+            bytes,
+            blake3: hash.to_hex().to_string(),
             both,
         }))
     }
-}
 
-/// BLAKE3 of a file's first bytes, and how many there were.
-fn hash(path: &Path, most: u64) -> io::Result<(blake3::Hash, u64)> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?.take(most))?;
-    Ok((hasher.finalize(), hasher.count()))
-}
-
-fn metadata_if_any(path: &Path) -> io::Result<Option<Metadata>> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
+    /// The directory in the restored root. One that is missing comes with its owner and mode; those that are there stay as they are.
+    fn target(&self, path: &Path, stage: &mut Stage<'_>) -> io::Result<OwnedFd> {
+        let open = || beneath::directory(&self.running, path);
+        match open() {
+            Err(Errno::NOENT) => {}
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                let words = "the way there leads through a symbolic link, or what is no directory";
+                return Err(io::Error::other(words));
+            }
+            Err(Errno::XDEV) => return Err(io::Error::other("something else is mounted on the way there")),
+            opened => return Ok(opened?),
         }
-        found => found.map(Some),
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::NOENT.into());
+        };
+        let parent = self.target(parent, stage)?;
+        stage.copy_directory(&beneath::directory(&self.failed, path)?)?;
+        stage.put(&parent, name, RenameFlags::NOREPLACE)?;
+        Ok(open()?)
+    }
+
+    fn as_in_snapshot(&self, parent: &Path, name: &OsStr, here: &Stat) -> io::Result<bool> {
+        let Some(directory) = directory_if_any(&self.snapshot, parent)? else { return Ok(false) };
+        Ok(beneath::look(&directory, name)?.is_some_and(|old| same(&old, here)))
     }
 }
 
-fn same(one: &Metadata, other: &Metadata) -> bool {
-    let state = |metadata: &Metadata| {
-        (metadata.mode() & 0o170_000, metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+fn directory_if_any(top: &OwnedFd, path: &Path) -> io::Result<Option<OwnedFd>> {
+    match beneath::directory(top, path) {
+        Err(errno) if beneath::is_none(errno) => Ok(None),
+        opened => Ok(Some(opened?)),
+    }
+}
+
+/// Gives what is there a second name, under which it stays when the first one is taken. A name that is taken already is left alone,
+/// unless it is this very file's: an earlier try came so far.
+fn keep_beside(directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    for number in 0..MOST_BESIDE {
+        let beside = beside_name(name, number);
+        match rustix::fs::linkat(directory, name, directory, &beside, AtFlags::empty()) {
+            Err(Errno::EXIST) => {
+                let inode = |name| beneath::look(directory, name).map(|stat| stat.map(|stat| stat.st_ino));
+                if inode(name)? == inode(&beside)? {
+                    return Ok(());
+                }
+            }
+            linked => return Ok(linked?),
+        }
+    }
+    Err(io::Error::other(format!(
+        "there is no free name like {} any more",
+        show::path(Path::new(&beside_name(name, 0)))
+    )))
+}
+
+/// `NAME.before-rollback`, then `NAME.before-rollback.1`, ...
+fn beside_name(name: &OsStr, number: usize) -> OsString {
+    let mut beside = name.to_owned();
+    beside.push(SUFFIX);
+    if number > 0 {
+        beside.push(format!(".{number}"));
+    }
+    beside
+}
+
+/// Reads both: what was carried must be there, though somebody may have appended to it since.
+fn proven(
+    (from, name): (&OwnedFd, &OsStr),
+    (to, there): (&OwnedFd, &OsStr),
+    source: &Stat,
+) -> io::Result<(blake3::Hash, u64)> {
+    let (content, found) = if kind(source) == FileType::Symlink {
+        let target = |directory, name| -> io::Result<_> {
+            let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+            Ok((blake3::hash(target.as_bytes()), 0))
+        };
+        (target(from, name)?, target(to, there)?)
+    } else {
+        let content = hash(beneath::regular(from, name)?.0, u64::MAX)?;
+        (content, hash(beneath::regular(to, there)?.0, content.1)?)
     };
+    if content == found { Ok(content) } else { Err(io::Error::other("it is not as in the failed root")) }
+}
+
+/// BLAKE3 of a file's first bytes, and how many there were.
+fn hash(file: File, most: u64) -> io::Result<(blake3::Hash, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file.take(most))?;
+    Ok((hasher.finalize(), hasher.count()))
+}
+
+fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+fn same(one: &Stat, other: &Stat) -> bool {
+    let state = |stat: &Stat| (kind(stat), stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     state(one) == state(other)
 }
 
-/// What an earlier try has left.
+/// What an earlier rollback has kept beside.
 fn is_ours(path: &Path) -> bool {
-    path.components().any(|part| part == Component::Normal(OsStr::new(STAGE)))
-        || path.as_os_str().as_bytes().ends_with(SUFFIX.as_bytes())
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let plain = name.rsplitn(2, |byte| *byte == b'.').collect::<Vec<_>>();
+    let numbered = matches!(plain[..], [number, rest] if number.iter().all(u8::is_ascii_digit) && rest.ends_with(SUFFIX.as_bytes()));
+    numbered || name.ends_with(SUFFIX.as_bytes())
 }
 
 /// The other name of a journal that journald writes to in both roots: `system.journal`, `user-1000.journal` in the directory of a
@@ -313,125 +335,5 @@ fn journal_name(path: &Path, run: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::system::exec::Exec;
-    use std::fs;
-    use std::time::{Duration, SystemTime};
-
-    const MACHINE: &str = "0123456789abcdef0123456789abcdef";
-
-    struct Trees {
-        _directory: tempfile::TempDir,
-        roots: Roots,
-    }
-
-    fn trees() -> Option<Trees> {
-        if Exec::new("rsync").is_err() || !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs rsync and root");
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        for name in ["snapshot", "failed", "running"] {
-            fs::create_dir_all(path(name).join("var/log")).unwrap();
-        }
-        let (failed, running) = (path("failed"), path("running"));
-        let roots = Roots {
-            _top: None,
-            snapshot: path("snapshot"),
-            failed_for_rsync: failed.clone(),
-            failed,
-            running,
-        };
-        Some(Trees { _directory: directory, roots })
-    }
-
-    fn put(tree: &Path, path: &str, content: &str, seconds: u64) {
-        let path = tree.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-    }
-
-    #[test]
-    fn journals_get_a_name_of_their_own() {
-        let path = |name: &str| PathBuf::from(format!("var/log/journal/{MACHINE}/{name}"));
-        assert_eq!(journal_name(&path("system.journal"), "R"), Some(path("system@safe-upgrade-R.journal")));
-        assert_eq!(journal_name(&path("user-7.journal"), "R"), Some(path("user-7@safe-upgrade-R.journal")));
-        assert_eq!(journal_name(&path("system@12-34.journal"), "R"), None);
-        assert_eq!(journal_name(Path::new("var/log/system.journal"), "R"), None);
-    }
-
-    #[test]
-    fn new_and_changed_files_are_carried_and_nothing_is_lost() {
-        let Some(Trees { roots, _directory }) = trees() else { return };
-        let journal = format!("var/log/journal/{MACHINE}/system.journal");
-        for tree in [&roots.snapshot, &roots.failed, &roots.running] {
-            put(tree, "var/log/untouched", "old", 1);
-            put(tree, "var/log/grown", "old", 1);
-            put(tree, "var/log/both", "old", 1);
-            put(tree, "var/log/deleted", "old", 1);
-            put(tree, &journal, "old", 1);
-        }
-        put(&roots.failed, "var/log/grown", "old and more", 2);
-        put(&roots.failed, "var/log/new/dir/#file", "new", 2);
-        put(&roots.failed, "var/log/both", "failed", 2);
-        put(&roots.failed, &journal, "failed journal", 2);
-        fs::remove_file(roots.failed.join("var/log/deleted")).unwrap();
-        put(&roots.running, "var/log/both", "running", 3);
-        put(&roots.running, "var/log/only-here", "running", 3);
-        put(&roots.running, &journal, "running journal", 3);
-        std::os::unix::fs::symlink("grown", roots.failed.join("var/log/link")).unwrap();
-        std::os::unix::fs::chown(roots.failed.join("var/log/new/dir"), Some(33), Some(4)).unwrap();
-
-        let mut report = CarryReport::default();
-        roots.carry_below(Path::new("var/log"), "R", &mut report).unwrap();
-        assert_eq!(report.troubles, Vec::<String>::new());
-        let read = |path: &str| fs::read_to_string(roots.running.join(path)).unwrap();
-        assert_eq!(read("var/log/grown"), "old and more");
-        assert_eq!(read("var/log/new/dir/#file"), "new");
-        assert_eq!(fs::metadata(roots.running.join("var/log/new/dir")).unwrap().uid(), 33);
-        assert_eq!(
-            (read("var/log/both").as_str(), read("var/log/both.before-rollback").as_str()),
-            ("failed", "running")
-        );
-        assert_eq!(
-            (read("var/log/deleted").as_str(), read("var/log/only-here").as_str()),
-            ("old", "running")
-        );
-        assert_eq!(read(&journal), "running journal");
-        assert_eq!(read(&journal.replace("system", "system@safe-upgrade-R")), "failed journal");
-        assert_eq!(fs::read_link(roots.running.join("var/log/link")).unwrap(), Path::new("grown"));
-        assert!(!roots.running.join("var/log").join(STAGE).exists());
-        let mut carried: Vec<(&str, bool)> =
-            report.files.iter().map(|file| (file.path.rsplit('/').next().unwrap(), file.both)).collect();
-        carried.sort_unstable();
-        let expected = [
-            ("#file", false),
-            ("both", true),
-            ("grown", false),
-            ("link", false),
-            ("system@safe-upgrade-R.journal", true),
-        ];
-        assert_eq!(carried, expected);
-
-        // Once more after a crash: there is nothing left to do.
-        let mut again = CarryReport::default();
-        roots.carry_below(Path::new("var/log"), "R", &mut again).unwrap();
-        assert_eq!(again, CarryReport::default());
-    }
-
-    #[test]
-    fn nothing_is_carried_through_a_link() {
-        let Some(Trees { roots, _directory }) = trees() else { return };
-        put(&roots.failed, "var/log/app/cron", "mine", 2);
-        fs::create_dir(roots.running.join("etc")).unwrap();
-        std::os::unix::fs::symlink("../../etc", roots.running.join("var/log/app")).unwrap();
-        let mut report = CarryReport::default();
-        roots.carry_below(Path::new("var/log"), "R", &mut report).unwrap();
-        assert!(report.troubles[0].contains("symbolic link"), "{report:?}");
-        assert!(!roots.running.join("etc/cron").exists());
-    }
-}
+#[path = "carry/carry_tests.rs"]
+mod tests;

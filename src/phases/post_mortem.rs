@@ -1,9 +1,13 @@
 //! After the machine went back: what the failed root and the firmware still know, in one file for a person.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::{Machine, Result, trouble};
 use crate::driver::Trouble;
@@ -12,7 +16,7 @@ use crate::journal::Frame;
 use crate::machine::{Record, Why};
 use crate::snapshot::TopLevel;
 use crate::system::exec::Exec;
-use crate::system::{durable, show};
+use crate::system::{beneath, durable, show};
 
 /// The file's name in the run's directory. It may hold anything that a log may hold: only root can read it.
 pub const FILE: &str = "post-mortem.txt";
@@ -46,30 +50,26 @@ pub(super) fn write(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let name = machine.names.other_root();
     top.get(&name).map_err(trouble)?;
-    let below = Path::new(&name);
-    of_journal(
-        &mut text,
-        &top.path(below).join("var/log/journal"),
-        &top.path_for_children(below).join("var/log/journal"),
-    );
+    let failed: OwnedFd = File::open(top.path(Path::new(&name))).map_err(trouble)?.into();
+    of_journal(&mut text, beneath::directory(&failed, Path::new("var/log/journal")));
     for log in LOGS {
-        section(
-            &mut text,
-            &format!("the end of /{log} in the failed root"),
-            tail(&top.path(below).join(log)),
-        );
+        section(&mut text, &format!("the end of /{log} in the failed root"), tail(&failed, Path::new(log)));
     }
     section(&mut text, "what the kernel left in the firmware's store", pstore(&PSTORE.map(PathBuf::from)));
     durable::replace_file(&machine.directory.join(FILE), text.as_bytes(), 0o600).map_err(trouble)
 }
 
-fn of_journal(text: &mut String, here: &Path, for_programs: &Path) {
-    if !here.is_dir() {
-        let none = "There is none in the failed root: its journal was kept in memory, and died with it.";
-        section(text, "the journal", Ok(none.to_owned()));
-        return;
-    }
-    let ask = |arguments: &[&str]| journalctl(for_programs, arguments);
+/// A link out of the failed root would lead to the journal of the running one.
+fn of_journal(text: &mut String, journal: std::result::Result<OwnedFd, Errno>) {
+    let journal = match journal {
+        Ok(journal) => journal,
+        Err(Errno::NOENT) => {
+            let none = "There is none in the failed root: its journal was kept in memory, and died with it.";
+            return section(text, "the journal", Ok(none.to_owned()));
+        }
+        Err(errno) => return section(text, "the journal", Err(trouble(std::io::Error::from(errno)))),
+    };
+    let ask = |arguments: &[&str]| journalctl(&beneath::path_of(&journal), arguments);
     section(text, "the boots that are in the failed root's journal", ask(&["--list-boots"]));
     let mut failed = vec!["--boot=0", "--output=json", "--output-fields=UNIT,USER_UNIT"];
     failed.extend(UNIT_FAILED);
@@ -115,9 +115,10 @@ fn failed_units(json: &str) -> String {
 }
 
 /// The last lines of a log.
-fn tail(path: &Path) -> Result<String> {
+fn tail(root: &OwnedFd, path: &Path) -> Result<String> {
     let read = || {
-        let mut file = std::fs::File::open(path)?;
+        let directory = beneath::directory(root, path.parent().unwrap_or(Path::new("")))?;
+        let (mut file, _) = beneath::regular(&directory, path.file_name().unwrap_or_default())?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
         let mut bytes = Vec::new();
@@ -215,16 +216,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         std::fs::write(&log, (0..1000).map(|number| format!("line {number}\n")).collect::<String>()).unwrap();
-        let tail = tail(&log).unwrap();
+        let root = File::open(directory.path()).unwrap().into();
+        let tail = tail(&root, Path::new("log")).unwrap();
         assert_eq!((tail.lines().count(), tail.lines().last()), (LOG_LINES, Some("line 999")));
-        assert!(super::tail(&directory.path().join("none")).is_err());
+        assert!(super::tail(&root, Path::new("none")).is_err());
     }
 
     #[test]
     fn a_root_without_a_journal_says_so() {
         let mut text = String::new();
-        of_journal(&mut text, Path::new("/nowhere"), Path::new("/nowhere"));
+        of_journal(&mut text, Err(Errno::NOENT));
         assert!(text.contains("kept in memory"), "{text}");
+        text.clear();
+        of_journal(&mut text, Err(Errno::LOOP));
+        assert!(text.contains("could not be read"), "{text}");
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Result, trouble};
+use super::{Result, boot_set, trouble};
 use crate::driver::Trouble;
 use crate::evidence::RunId;
 use crate::journal::{Frame, Journal};
 use crate::machine::{Entry, Record};
+use crate::places::StateDirectory;
 use crate::snapshot::{Subvolume, TopLevel, names};
 
 /// What a run has left behind.
@@ -80,15 +81,45 @@ fn ends(frames: &[Frame]) -> BTreeMap<RunId, jiff::Timestamp> {
 ///
 /// # Errors
 /// Names what could not be deleted; it may be tried again.
-pub fn prune(journal: &mut Journal, leftover: &Leftover) -> Result<()> {
+pub fn prune(places: &StateDirectory, journal: &mut Journal, leftover: &Leftover) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let said = |frame: &Frame| matches!(&frame.entry, Record::Pruned { run } if *run == leftover.run);
     if !journal.frames().iter().any(said) {
         journal.append(&Entry::pruned(leftover.run.clone())).map_err(trouble)?;
     }
+    // Before the volumes: what belongs to a run is only found by them.
+    forget_boot(&places.run(&leftover.run))?;
     for volume in &leftover.volumes {
         top.delete(&volume.name, volume.uuid)
             .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;
     }
     Ok(())
+}
+
+/// Deletes a run's copies of `/boot`, the ESP and the boot code: without its snapshot nothing is brought back from them. Repeatable.
+fn forget_boot(directory: &Path) -> Result<()> {
+    let copies = directory.join(boot_set::DIRECTORY);
+    match std::fs::remove_dir_all(&copies) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => {
+            removed.map_err(|error| Trouble::new(format!("{}: {error}", crate::system::show::path(&copies))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_the_boot_loader_go_and_the_story_stays() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(run.path().join("boot/esp/tree/EFI")).unwrap();
+        std::fs::write(run.path().join("boot/boot-set.json"), "{}").unwrap();
+        std::fs::write(run.path().join("carried.json"), "{}").unwrap();
+        for _ in 0..2 {
+            forget_boot(run.path()).unwrap();
+        }
+        assert!(!run.path().join("boot").exists() && run.path().join("carried.json").exists());
+    }
 }

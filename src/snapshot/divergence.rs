@@ -10,9 +10,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::system::beneath;
 
 /// How many of the largest differences are kept.
 const LARGEST: usize = 5;
@@ -107,11 +109,23 @@ pub fn walk(
     now: &Path,
     tell: &mut dyn FnMut(&Path, Difference, u64),
 ) -> Result<(), DivergenceError> {
-    let before = match Side::open(before) {
+    let before = match open(before) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened?),
     };
-    let pair = Pair { before, now: Side::open(now)? };
+    walk_opened(before, open(now)?, tell)
+}
+
+/// As [`walk`], with directories that are open.
+///
+/// # Errors
+/// As [`between`].
+pub fn walk_opened(
+    before: Option<OwnedFd>,
+    now: OwnedFd,
+    tell: &mut dyn FnMut(&Path, Difference, u64),
+) -> Result<(), DivergenceError> {
+    let pair = Pair { before: before.map(Side::of).transpose()?, now: Side::of(now)? };
     let mut waiting = vec![PathBuf::new()];
     while let Some(directory) = waiting.pop() {
         pair.compare(&directory, &mut waiting, tell).map_err(|errno| DivergenceError {
@@ -120,6 +134,11 @@ pub fn walk(
         })?;
     }
     Ok(())
+}
+
+fn open(path: &Path) -> Result<OwnedFd, DivergenceError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| DivergenceError { path: path.to_owned(), source: errno.into() })
 }
 
 struct Pair {
@@ -137,20 +156,18 @@ struct Side {
 type Names = BTreeMap<OsString, Stat>;
 
 impl Side {
-    fn open(path: &Path) -> Result<Self, DivergenceError> {
-        let failed = |errno: Errno| DivergenceError { path: path.to_owned(), source: errno.into() };
-        let top = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?;
-        let device = rustix::fs::fstat(&top).map_err(failed)?.st_dev;
+    fn of(top: OwnedFd) -> Result<Self, DivergenceError> {
+        let device = rustix::fs::fstat(&top)
+            .map_err(|errno| DivergenceError { path: "/".into(), source: errno.into() })?
+            .st_dev;
         Ok(Self { top, device })
     }
 
     /// Nothing when the directory is not there (any more).
     fn names(&self, directory: &Path) -> Result<Names, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let name = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        let fd = match openat(&self.top, name, flags, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Names::new()),
+        let fd = match beneath::directory(&self.top, directory) {
+            // Something else is mounted there, or no such directory is.
+            Err(errno) if errno == Errno::XDEV || beneath::is_none(errno) => return Ok(Names::new()),
             opened => opened?,
         };
         if rustix::fs::fstat(&fd)?.st_dev != self.device {

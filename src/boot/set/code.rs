@@ -8,15 +8,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, OFlags, fadvise};
 
 use super::SetError;
+use super::disk::Disk;
 use super::record::{KeptCode, KeptPart};
-use super::table::{self, NoTable};
 use crate::system::durable;
-use crate::system::show;
 
 pub use crate::boot::layout::{BootCode, CodePart};
 
 /// The largest part that is copied, in bytes: a bios_grub partition or a gap is 1 MiB, seldom more.
-const MOST_BYTES: u64 = 64 << 20;
+pub(super) const MOST_BYTES: u64 = 64 << 20;
 
 /// What reading past the cache is aligned to: no disk has larger sectors.
 const ALIGNMENT: usize = 4096;
@@ -51,43 +50,33 @@ pub(super) fn is_of(kept: &[KeptCode], code: &[BootCode]) -> bool {
     kept.len() == code.len() && kept.iter().zip(code).all(|(kept, code)| same(kept, code))
 }
 
-/// Refuses a disk that is not the one whose boot code was copied.
+/// Refuses when the disk whose boot code was copied is not found, whatever its name is now.
 pub(super) fn recognise(kept: &KeptCode) -> Result<(), SetError> {
-    let other = |words: String| SetError::OtherDisk { disk: kept.disk.clone(), words };
-    let disk = Disk::open(&kept.disk)?;
-    if disk.size != kept.size {
-        return Err(other(format!("it has {} bytes, before it had {}", disk.size, kept.size)));
-    }
-    if disk.table.identity.to_hex().as_str() != kept.table {
-        return Err(other("its id is another one, or its partitions lie elsewhere".to_owned()));
-    }
-    kept.parts.iter().try_for_each(|part| disk.allows(&part.name, part.offset, part.length))
+    Disk::find(kept).map(drop)
 }
 
 /// Writes those parts that differ, and reads them back past the cache; says which they were.
 pub(super) fn put_back(set: &Path, kept: &KeptCode) -> Result<Vec<String>, SetError> {
-    recognise(kept)?;
+    let disk = Disk::find(kept)?.path;
     let mut written = Vec::new();
     // The first sector last: it only points to the others.
     let mut parts: Vec<&KeptPart> = kept.parts.iter().collect();
     parts.sort_by_key(|part| std::cmp::Reverse(part.offset));
     for part in parts {
         let wanted = stored(set, part)?;
-        let is = || {
-            read_past_cache(&kept.disk, part.offset, part.length)
-                .map_err(|source| at("read", &kept.disk, source))
-        };
+        let is =
+            || read_past_cache(&disk, part.offset, part.length).map_err(|source| at("read", &disk, source));
         if is()? == wanted {
             continue;
         }
         let write = || {
-            let disk = OpenOptions::new().write(true).open(&kept.disk)?;
-            disk.write_all_at(&wanted, part.offset)?;
-            disk.sync_all()
+            let file = OpenOptions::new().write(true).open(&disk)?;
+            file.write_all_at(&wanted, part.offset)?;
+            file.sync_all()
         };
-        write().map_err(|source| at("write", &kept.disk, source))?;
+        write().map_err(|source| at("write", &disk, source))?;
         if is()? != wanted {
-            return Err(SetError::NotWritten { disk: kept.disk.clone(), part: part.name.clone() });
+            return Err(SetError::NotWritten { disk, part: part.name.clone() });
         }
         written.push(part.name.clone());
     }
@@ -112,12 +101,15 @@ fn keep_disk(number: usize, code: &BootCode, set: &Path) -> Result<KeptCode, Set
         stored(set, &kept)?;
         Ok(kept)
     });
-    Ok(KeptCode {
+    let kept = KeptCode {
         disk: code.disk.clone(),
         size: disk.size,
         table: disk.table.identity.to_hex().to_string(),
         parts: parts.collect::<Result<_, SetError>>()?,
-    })
+    };
+    // One that could not be told from another later is refused now.
+    recognise(&kept)?;
+    Ok(kept)
 }
 
 /// The stored bytes of one part, proven.
@@ -143,52 +135,7 @@ fn stored(set: &Path, part: &KeptPart) -> Result<Vec<u8>, SetError> {
     Ok(bytes)
 }
 
-/// A disk, and what must not be touched on it.
-struct Disk {
-    path: PathBuf,
-    size: u64,
-    table: table::Table,
-}
-
-impl Disk {
-    fn open(path: &Path) -> Result<Self, SetError> {
-        let read = |source| at("read", path, source);
-        let mut file = File::open(path).map_err(read)?;
-        // Device files have no length of their own.
-        let size = file.seek(SeekFrom::End(0)).map_err(read)?;
-        let table = table::read(&file, size).map_err(|why| match why {
-            NoTable::Read(source) => read(source),
-            NoTable::Not(words) => SetError::Table { disk: path.to_owned(), words },
-        })?;
-        Ok(Self { path: path.to_owned(), size, table })
-    }
-
-    /// Refuses a part that touches a partition table or lies outside the disk.
-    fn allows(&self, name: &str, offset: u64, length: u64) -> Result<(), SetError> {
-        let refuse = |words: &str| {
-            let disk = show::path(&self.path);
-            Err(SetError::Asked(format!("part {} of the boot code of {disk} {words}", show::line(name))))
-        };
-        if !plain_name(name) {
-            return refuse("has no usable name");
-        }
-        if length == 0 || length > MOST_BYTES {
-            return refuse("is empty or too large");
-        }
-        match offset.checked_add(length) {
-            Some(end) if end <= self.size => {
-                let touches = |table: &std::ops::Range<u64>| offset < table.end && table.start < end;
-                if self.table.reserved.iter().any(touches) {
-                    return refuse("reaches into the partition table");
-                }
-                Ok(())
-            }
-            _ => refuse("lies outside the disk"),
-        }
-    }
-}
-
-fn plain_name(name: &str) -> bool {
+pub(super) fn plain_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
@@ -233,6 +180,6 @@ fn read_aligned(mut file: File, offset: u64, length: u64) -> io::Result<Vec<u8>>
     Ok(room[before..before + length].to_vec())
 }
 
-fn at(action: &'static str, path: &Path, source: io::Error) -> SetError {
+pub(super) fn at(action: &'static str, path: &Path, source: io::Error) -> SetError {
     SetError::Io { action, path: path.to_owned(), source }
 }

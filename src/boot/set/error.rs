@@ -162,6 +162,20 @@ pub enum SetError {
         /// What differs.
         words: String,
     },
+    /// The disk whose boot code was copied is not in this machine any more.
+    #[error("the disk whose boot code was copied, {} at that time, is gone", show::path(.disk))]
+    DiskGone {
+        /// The name that it had.
+        disk: PathBuf,
+    },
+    /// Two disks have the size and the partition table of the one whose boot code is copied.
+    #[error("{} and {} cannot be told apart: both have the same size and partition table", show::path(.one), show::path(.other))]
+    TwoDisks {
+        /// The first.
+        one: PathBuf,
+        /// The second.
+        other: PathBuf,
+    },
     /// What was written is not what is read back.
     #[error("{} does not hold what was written to its part {part}", show::path(.disk))]
     NotWritten {

@@ -13,6 +13,7 @@
 
 mod capture;
 pub mod code;
+mod disk;
 mod error;
 mod members;
 mod record;
@@ -25,7 +26,7 @@ pub use capture::{capture, verify};
 pub use code::{BootCode, CodePart};
 pub use error::SetError;
 pub use record::{Captured, KeptCode, KeptMember, KeptPart};
-pub use restore::{RestoreOptions, Restored, Step, restore};
+pub use restore::{RestoreOptions, Restored, Step, ready, restore};
 
 /// A mounted filesystem that is copied whole, without what is mounted below it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::capture::{sentence, verify};
 use super::members::{self, Look};
-use super::record::{Captured, KeptMember};
+use super::record::{Captured, KeptCode, KeptMember};
 use super::{SetError, code};
 use crate::manifest::Report;
 use crate::system::show;
@@ -80,6 +80,27 @@ pub fn restore(
     restore_to(set, options, &members::ground, step)
 }
 
+/// Whether [`restore`] would begin: the set is proven whole, and every place is recognised. Touches nothing.
+///
+/// # Errors
+/// As [`restore`].
+pub fn ready(set: &Path) -> Result<(), SetError> {
+    ready_for(set, &members::ground)
+}
+
+pub(super) fn ready_for(set: &Path, look: Look<'_>) -> Result<(), SetError> {
+    let captured = verify(set)?;
+    let chosen: Vec<&KeptMember> = captured.members.iter().collect();
+    recognise(&chosen, &captured.code, look)
+}
+
+fn recognise(chosen: &[&KeptMember], disks: &[KeptCode], look: Look<'_>) -> Result<(), SetError> {
+    for member in chosen {
+        members::recognise(member, &look(&member.point)?)?;
+    }
+    disks.iter().try_for_each(code::recognise)
+}
+
 pub(super) fn restore_to(
     set: &Path,
     options: &RestoreOptions,
@@ -91,10 +112,7 @@ pub(super) fn restore_to(
     let chosen: Vec<&KeptMember> =
         captured.members.iter().filter(|member| !options.skip.contains(&member.name)).collect();
     let disks = if options.skip_code { &[][..] } else { &captured.code[..] };
-    for member in &chosen {
-        members::recognise(member, &look(&member.point)?)?;
-    }
-    disks.iter().try_for_each(code::recognise)?;
+    recognise(&chosen, disks, look)?;
     let mut told = |done: Step| match step(&done) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(SetError::Stopped),

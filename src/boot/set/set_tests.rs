@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::capture::{capture_from, verify};
 use super::members::Ground;
-use super::restore::restore_to;
+use super::restore::{ready_for, restore_to};
 use super::*;
 
 /// A set of one "ESP" and one disk, on directories and files.
@@ -299,4 +299,20 @@ fn options_that_name_nothing_are_mistakes() {
         let result = capture_from(&members, &[], &lab.set(), &|_| Ok(lab.ground.clone()));
         assert!(matches!(result, Err(SetError::Asked(_))), "{name:?}: {result:?}");
     }
+}
+
+#[test]
+fn being_ready_touches_nothing_and_refuses_what_a_restore_would() {
+    let Some(lab) = Lab::new() else { return };
+    lab.capture().unwrap();
+    lab.scribble(0, b"another boot sector");
+    let before = fs::read(lab.disk()).unwrap();
+    ready_for(&lab.set(), &|_| Ok(lab.ground.clone())).unwrap();
+    assert!(fs::read(lab.disk()).unwrap() == before);
+    let other = Ground { uuid: "1234-ABCD".to_owned(), ..lab.ground.clone() };
+    let refused = ready_for(&lab.set(), &|_| Ok(other.clone()));
+    assert!(matches!(refused, Err(SetError::OtherFilesystem { .. })));
+    fs::remove_file(lab.disk()).unwrap();
+    let refused = ready_for(&lab.set(), &|_| Ok(lab.ground.clone()));
+    assert!(matches!(refused, Err(SetError::DiskGone { .. })), "{refused:?}");
 }
