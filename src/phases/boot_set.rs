@@ -67,7 +67,7 @@ pub(super) fn ready(machine: &Machine) -> Result<()> {
     if !directory.try_exists().map_err(trouble)? {
         return Ok(());
     }
-    set::verify(&directory).map(drop).map_err(trouble)
+    set::ready(&directory).map_err(trouble)
 }
 
 /// Forgets a set of which no snapshot was taken yet: the machine may have changed since. Repeatable.
