@@ -119,6 +119,8 @@ fn proves_its_boot_chain(test: &str, layout: Layout, options: Options) {
     vm.wait_boot(before + 1, BOOT_LIMIT).unwrap();
     vm.wait_boot(before + 2, BOOT_LIMIT).unwrap();
     vm.sh("systemctl is-system-running --wait").unwrap();
+    // That it was started is not that it has ended.
+    vm.sh("systemctl start --wait safe-upgrade-resume.service").unwrap();
     let proof = vm.sh("cat /var/lib/safe-upgrade/boot-proof.json").unwrap();
     let proof: serde_json::Value = serde_json::from_str(&proof).unwrap();
     assert_eq!(proof["stage"]["stage"], "proven", "{proof:#}");
