@@ -10,9 +10,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use safe_upgrade::boot::block::{Block, EnvPlace, Target, append};
+use safe_upgrade::boot::block::{Block, EnvPlace, append};
 use safe_upgrade::boot::frozen::{Frozen, FrozenError};
-use safe_upgrade::boot::menu;
+use safe_upgrade::boot::menu::{self, Boots};
 use safe_upgrade::system::exec::{Exec, find_tool};
 
 fn fixtures() -> Vec<PathBuf> {
@@ -40,12 +40,8 @@ fn each_menu_with_our_block_is_one_that_grub_reads() {
         let entries = menu::parse(&text).unwrap();
         for entry in &entries {
             let Some(boots) = entry.boots().unwrap() else { continue };
-            let target = Target {
-                body: boots.preamble,
-                kernel: boots.kernel,
-                arguments: [boots.arguments, vec!["dyndbg=file x +p; {}$a\"\\#".into()]].concat(),
-                initrds: boots.initrds,
-            };
+            let arguments = [boots.arguments.clone(), vec!["dyndbg=file x +p; {}$a\"\\#".into()]].concat();
+            let target = Boots { arguments, ..boots };
             for (env, trial) in [(false, false), (false, true), (true, false), (true, true)] {
                 let place = EnvPlace { fs_uuid: "1A2B-3C4D".into(), path: "/EFI/safe-upgrade/env".into() };
                 let block = Block {

@@ -5,7 +5,7 @@
 //! and a file that cannot be written chooses none. Each file is found by its filesystem's UUID. Nothing here needs a
 //! module that the signed GRUB lacks; where modules are files, the old ones are still in place.
 
-use serde::{Deserialize, Serialize};
+use super::menu::Boots;
 
 /// The name of the one variable that GRUB reads and clears.
 pub const VARIABLE: &str = "su_trial";
@@ -32,19 +32,6 @@ pub struct EnvPlace {
     pub path: String,
 }
 
-/// What an entry boots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// Lines taken from the menu's own entry: drivers, `search` and the like. They are GRUB script and stand as they are.
-    pub body: Vec<String>,
-    /// The kernel, as GRUB sees it.
-    pub kernel: String,
-    /// The kernel's arguments, word by word, without quotes.
-    pub arguments: Vec<String>,
-    /// The initial RAM disks, as GRUB sees them, in their order.
-    pub initrds: Vec<String>,
-}
-
 /// The block of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -53,9 +40,9 @@ pub struct Block {
     /// Where the choice is; without it the old system is the only one.
     pub env: Option<EnvPlace>,
     /// The system from before the upgrade.
-    pub old: Target,
+    pub old: Boots,
     /// The upgraded one.
-    pub trial: Option<Target>,
+    pub trial: Option<Boots>,
 }
 
 /// A value that cannot stand in GRUB's menu.
@@ -159,9 +146,9 @@ unset {VARIABLE}
     ))
 }
 
-fn entry(title: &str, id: &str, target: &Target, otherwise: &str) -> Result<String, NotQuotable> {
+fn entry(title: &str, id: &str, target: &Boots, otherwise: &str) -> Result<String, NotQuotable> {
     let mut text = format!("menuentry '{title}' --unrestricted --id {id} {{\n");
-    for line in &target.body {
+    for line in &target.preamble {
         if line.contains(['\n', '\r', '\0']) || line.starts_with(BEGIN) || line.starts_with(END) {
             return Err(NotQuotable { what: "a line of an entry", value: line.clone() });
         }
@@ -211,8 +198,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn block(trial: bool) -> Block {
-        let target = |kernel: &str| Target {
-            body: vec!["load_video".into(), "insmod btrfs".into()],
+        let target = |kernel: &str| Boots {
+            preamble: vec!["load_video".into(), "insmod btrfs".into()],
             kernel: kernel.into(),
             arguments: vec!["root=UUID=1".into(), "a=b c".into()],
             initrds: vec!["/i".into()],
@@ -253,7 +240,7 @@ mod tests {
         other.run = "r1 ###".into();
         assert!(other.render().is_err());
         let mut other = block(true);
-        other.old.body.push("### END safe-upgrade r1 ###".into());
+        other.old.preamble.push("### END safe-upgrade r1 ###".into());
         assert!(other.render().is_err());
     }
 

@@ -40,8 +40,8 @@ pub struct Entry {
     commands: Vec<Command>,
 }
 
-/// What an entry boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an entry boots: as it was read, or as a block of ours shall have it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Boots {
     /// The lines before and beside the kernel's: drivers, `search` and the like.
     pub preamble: Vec<String>,

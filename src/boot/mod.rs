@@ -2,13 +2,14 @@
 //!
 //! In the order of the story: [`layout`] reads how the machine boots, [`judge`] says what that can promise. [`named_root`]
 //! switches roots by name. [`one_shot`] boots the trial once: [`frozen`] holds the installers off, [`menu`] and [`block`] are what
-//! GRUB reads, [`env_block`] is what it clears, [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`kernels`] and
+//! GRUB reads, [`env_block`] is what it clears ([`for_grub`] puts both where it finds them), [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`kernels`] and
 //! [`initrd`] keep a trial from being tried that could not boot; [`set`] copies and brings back what no snapshot of the root holds,
 //! [`space`] predicts the room. [`proof`] proves all of that by booting. [`grub`] knows where the menu lies.
 
 pub mod block;
 pub mod deadman;
 pub mod env_block;
+pub mod for_grub;
 pub mod frozen;
 pub mod grub;
 pub mod initrd;

@@ -21,15 +21,14 @@ use std::time::Duration;
 
 pub use error::OneShotError;
 
-use crate::boot::block::{self, Block, EnvPlace, Target, VARIABLE};
+use crate::boot::block::{self, Block, EnvPlace};
+use crate::boot::for_grub::{self, seen_by_grub, strip_menu, write_menu};
 use crate::boot::frozen::Frozen;
 use crate::boot::menu::{self, Boots};
-use crate::boot::{deadman, env_block, grub};
+use crate::boot::{deadman, grub, kexec};
 use crate::system::durable::{remove_file, replace_file};
 use crate::system::exec::Exec;
-use files::{
-    create_directory, has_content, read, remove_directory, seen_by_grub, strip_menu, unload_kexec, write_menu,
-};
+use files::{create_directory, has_content, read, remove_directory};
 use record::{Kept, Record};
 
 /// Below `/boot`: kept copies and the dead man. No script of GRUB's takes a kernel from a directory there.
@@ -125,7 +124,7 @@ impl OneShot {
         };
         if let Method::EnvFile { file, .. } = &self.method {
             create_directory(file.parent().unwrap_or(Path::new("/")))?;
-            self.choose(file, "")?;
+            for_grub::choose(file, "")?;
         }
         self.write_block(&record.old, None)
     }
@@ -190,25 +189,24 @@ impl OneShot {
             self.write_block(&record.old, Some(&target))?;
             record.trial = Some(target);
             record.write(&self.run_directory)?;
-            self.choose(file, &self.run)?;
+            for_grub::choose(file, &self.run)?;
         }
         record::write_trial(&self.run_directory, &trial)?;
         Ok(trial)
     }
 
-    /// The same once more, of a trial that was prepared before: only the choice is made again. Returns false when there is none to choose
-    /// ([`Method::Kexec`] leaves nothing behind that a reboot could find).
+    /// The same once more, of a trial that was prepared before: only the choice is made again.
     ///
     /// # Errors
-    /// As [`OneShot::prepare_trial`].
-    pub fn choose_again(&self) -> Result<bool, OneShotError> {
-        let Method::EnvFile { file, .. } = &self.method else { return Ok(false) };
+    /// As [`OneShot::prepare_trial`]; also when nothing was prepared that a boot loader could choose, as with [`Method::Kexec`].
+    pub fn choose_again(&self) -> Result<(), OneShotError> {
         let record = self.armed()?;
+        let (Method::EnvFile { file, .. }, Some(trial)) = (&self.method, &record.trial) else {
+            return Err(OneShotError::NotArmed { path: Record::path(&self.run_directory) });
+        };
         record.verify_kept()?;
-        let Some(trial) = &record.trial else { return Ok(false) };
         self.write_block(&record.old, Some(trial))?;
-        self.choose(file, &self.run)?;
-        Ok(true)
+        Ok(for_grub::choose(file, &self.run)?)
     }
 
     /// The next boot is the old system again. The first act of every way back.
@@ -219,12 +217,12 @@ impl OneShot {
         match &self.method {
             Method::EnvFile { file, .. } => {
                 if file.is_file() {
-                    self.choose(file, "")?;
+                    for_grub::choose(file, "")?;
                 } else if Record::read(&self.run_directory)?.is_some() {
                     return Err(OneShotError::EnvFileGone { path: file.clone() });
                 }
             }
-            Method::Kexec => unload_kexec()?,
+            Method::Kexec => kexec::unload()?,
         }
         Ok(remove_file(&record::trial_path(&self.run_directory))?)
     }
@@ -240,8 +238,7 @@ impl OneShot {
                 let Some(trial) = &record.trial else { return Ok(false) };
                 let menu = read(&self.menu())?;
                 let block = self.block(&record.old, Some(trial));
-                let chosen = env_block::read(file)?;
-                Ok(block::ends_with(&menu, &block)? && chosen == choice(&self.run))
+                Ok(block::ends_with(&menu, &block)? && for_grub::is_chosen(file, &self.run)?)
             }
             Method::Kexec => {
                 let Some(trial) = record::read_trial(&self.run_directory)? else { return Ok(false) };
@@ -275,7 +272,7 @@ impl OneShot {
             kernel: "a whole system".into(),
         })?;
         self.mounts(&boots, &self.root_name)?;
-        write_menu(&self.running.join(grub::MENU), text.as_bytes())
+        Ok(write_menu(&self.running.join(grub::MENU), text.as_bytes())?)
     }
 
     /// Runs the `grub-install` calls that were held off, after [`OneShot::clean_up`] and the exchange. Returns how many ran.
@@ -316,11 +313,7 @@ impl OneShot {
             strip_menu(&menu)?;
         }
         if let Method::EnvFile { file, .. } = &self.method {
-            remove_file(file)?;
-            if let Some(directory) = file.parent() {
-                // Only when it is empty, and it is ours by its name.
-                let _ = directory.ends_with("safe-upgrade").then(|| std::fs::remove_dir(directory));
-            }
+            for_grub::forget(file)?;
         }
         remove_directory(&self.ours())
     }
@@ -350,7 +343,7 @@ impl OneShot {
             .ok_or_else(|| OneShotError::NotArmed { path: Record::path(&self.run_directory) })
     }
 
-    fn block(&self, old: &Target, trial: Option<&Target>) -> Block {
+    fn block(&self, old: &Boots, trial: Option<&Boots>) -> Block {
         let env = match &self.method {
             Method::EnvFile { place, .. } => Some(place.clone()),
             Method::Kexec => None,
@@ -364,25 +357,33 @@ impl OneShot {
         let text = String::from_utf8_lossy(&block::strip(&read(&menu)?)).into_owned();
         let (_, boots) = menu::entry_for(&old.kernel, &menu::parse(&text)?)?
             .ok_or(OneShotError::NoEntry { menu, kernel: old.kernel.clone() })?;
-        let arguments = arguments::by_subvolume_id(&boots.arguments, old.subvolume);
-        let mut target =
-            Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds: boots.initrds };
-        let mut kept = Vec::new();
-        for path in [&mut target.kernel].into_iter().chain(&mut target.initrds) {
-            match self.boot {
-                BootPlace::InRoot => has_content(&self.in_tree(&self.old_tree, &self.root_name, path)?)?,
-                BootPlace::Separate => {
-                    let (directory, name) = split(path)?;
-                    let copy = self.ours().join(name);
-                    create_directory(&self.ours())?;
-                    kept.push(Kept::copy(&self.local(path)?, &copy)?);
-                    *path = format!("{directory}/safe-upgrade/{name}");
+        let mut boots =
+            Boots { arguments: arguments::by_subvolume_id(&boots.arguments, old.subvolume), ..boots };
+        let kept = match self.boot {
+            BootPlace::InRoot => {
+                for path in [&boots.kernel].into_iter().chain(&boots.initrds) {
+                    has_content(&self.in_tree(&self.old_tree, &self.root_name, path)?)?;
                 }
+                Vec::new()
             }
-        }
-        let record = Record { old: target, kept, trial: None };
+            BootPlace::Separate => self.keep_copies(&mut boots, &self.running.join("boot"))?,
+        };
+        let record = Record { old: boots, kept, trial: None };
         record.write(&self.run_directory)?;
         Ok(record)
+    }
+
+    /// Copies what an entry boots out of the upgrade's way, from a directory that is `/boot` or a copy of it, and lets the entry boot
+    /// the copies.
+    fn keep_copies(&self, boots: &mut Boots, from: &Path) -> Result<Vec<Kept>, OneShotError> {
+        create_directory(&self.ours())?;
+        let mut kept = Vec::new();
+        for path in [&mut boots.kernel].into_iter().chain(&mut boots.initrds) {
+            let (directory, name) = split(path)?;
+            kept.push(Kept::copy(&from.join(name), &self.ours().join(name))?);
+            *path = format!("{directory}/safe-upgrade/{name}");
+        }
+        Ok(kept)
     }
 
     /// The first entry of a menu that is made now, for the root that runs.
@@ -416,12 +417,12 @@ impl OneShot {
         }
     }
 
-    fn trial_target(&self, boots: Boots) -> Result<Target, OneShotError> {
+    fn trial_target(&self, boots: Boots) -> Result<Boots, OneShotError> {
         let (directory, _) = split(&boots.kernel)?;
         let deadman = format!("{directory}/safe-upgrade/{DEADMAN}");
         let arguments = arguments::for_trial(&boots.arguments, &self.run);
         let initrds = boots.initrds.into_iter().chain([deadman]).collect();
-        Ok(Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds })
+        Ok(Boots { arguments, initrds, ..boots })
     }
 
     /// Lets the real grub-mkconfig write a menu into the run's directory.
@@ -449,23 +450,10 @@ impl OneShot {
         }
     }
 
-    fn write_block(&self, old: &Target, trial: Option<&Target>) -> Result<(), OneShotError> {
+    fn write_block(&self, old: &Boots, trial: Option<&Boots>) -> Result<(), OneShotError> {
         let menu = self.menu();
-        write_menu(&menu, &block::append(&read(&menu)?, &self.block(old, trial))?)
+        Ok(write_menu(&menu, &block::append(&read(&menu)?, &self.block(old, trial))?)?)
     }
-
-    fn choose(&self, file: &Path, run: &str) -> Result<(), OneShotError> {
-        env_block::write_in_place(file, &choice(run))?;
-        seen_by_grub(file.parent().unwrap_or(Path::new("/")))?;
-        match env_block::read(file)? == choice(run) {
-            true => Ok(()),
-            false => Err(OneShotError::NotWritten { path: file.to_owned() }),
-        }
-    }
-}
-
-fn choice(run: &str) -> env_block::Variables {
-    vec![(VARIABLE.to_owned(), run.to_owned())]
 }
 
 /// GRUB's path in two: the directory (empty at the top) and the name.

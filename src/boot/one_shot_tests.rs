@@ -77,7 +77,7 @@ impl Machine {
     }
 
     fn chosen(&self) -> String {
-        env_block::read(&self.path("esp/EFI/safe-upgrade/env")).unwrap().remove(0).1
+        crate::boot::env_block::read(&self.path("esp/EFI/safe-upgrade/env")).unwrap().remove(0).1
     }
 }
 

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::block::{self, Block, EnvPlace, NotQuotable, Target};
+use super::block::{self, Block, EnvPlace, NotQuotable};
+use super::for_grub::{self, ForGrubError};
+use super::kexec;
 use super::menu::{self, Boots, MenuError};
-use super::{env_block, kexec};
-use crate::system::checkpoint::{CheckpointError, checkpoint};
-use crate::system::durable::{self, DurableError};
 
 /// What the marked command lines carry, with the proof's id behind it.
 pub const MARK: &str = "safe_upgrade.proof=";
@@ -169,16 +168,10 @@ pub enum ChainError {
     Menu { path: PathBuf, source: MenuError },
     #[error("{} has no entry that boots the running kernel {kernel}", .path.display())]
     NoEntry { path: PathBuf, kernel: String },
-    #[error("{} does not read back as it was written", .0.display())]
-    ReadBack(PathBuf),
     #[error(transparent)]
     Block(#[from] NotQuotable),
     #[error(transparent)]
-    Env(#[from] env_block::EnvFileError),
-    #[error(transparent)]
-    Durable(#[from] DurableError),
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    ForGrub(#[from] ForGrubError),
     #[error(transparent)]
     Kexec(#[from] kexec::KexecError),
 }
@@ -207,11 +200,10 @@ impl Chain {
     /// # Errors
     /// When it can't be read.
     pub fn is_cleared(&self) -> Result<bool> {
-        let Some((file, _)) = &self.env else {
-            return Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?);
-        };
-        let variables = env_block::read(file)?;
-        Ok(!variables.iter().any(|(name, value)| name == block::VARIABLE && !value.is_empty()))
+        match &self.env {
+            Some((file, _)) => Ok(for_grub::chooses_none(file)?),
+            None => Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?),
+        }
     }
 
     /// Nothing of the proof is left in the boot loader's places. Repeatable.
@@ -220,60 +212,24 @@ impl Chain {
     /// Names what could not be taken away.
     pub fn disarm(&self) -> Result<()> {
         let Some((file, _)) = &self.env else { return Ok(kexec::unload()?) };
-        let (text, mode) = self.read_menu()?;
-        let without = block::strip(&text);
-        if without != text {
-            durable::replace_file(&self.menu, &without, mode)?;
-        }
-        let directory = file.parent().unwrap_or(file);
-        for (path, removed) in
-            [(file.as_path(), std::fs::remove_file(file)), (directory, std::fs::remove_dir(directory))]
-        {
-            match removed {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    return Err(read(path)(error));
-                }
-                _ => {}
-            }
-        }
-        self.seen_by_grub()
+        for_grub::strip_menu(&self.menu)?;
+        Ok(for_grub::forget(file)?)
     }
 
     fn arm(&self, more: &[&str]) -> Result<()> {
-        let (text, mode) = self.read_menu()?;
-        let plain = block::strip(&text);
-        let boots = self.entry(&plain)?;
-        let mut arguments = boots.arguments.clone();
-        arguments.extend([format!("{MARK}{}", self.id), format!("panic={PANIC_SECONDS}")]);
-        arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let Some((file, place)) = &self.env else { return load(&boots, &arguments) };
-        let old = Target {
-            body: boots.preamble,
-            kernel: boots.kernel,
-            arguments: boots.arguments,
-            initrds: boots.initrds,
-        };
-        let marked = Target { arguments, ..old.clone() };
-        let block = Block { run: self.id.clone(), env: Some(place.clone()), old, trial: Some(marked) };
-        let wanted = block::append(&plain, &block)?;
-        durable::replace_file(&self.menu, &wanted, mode)?;
+        let plain = block::strip(&std::fs::read(&self.menu).map_err(read(&self.menu))?);
+        let old = self.entry(&plain)?;
+        let ours = [format!("{MARK}{}", self.id), format!("panic={PANIC_SECONDS}")];
+        let more = more.iter().map(|word| (*word).to_owned());
+        let arguments = old.arguments.iter().cloned().chain(ours).chain(more).collect();
+        let marked = Boots { arguments, ..old.clone() };
+        let Some((file, place)) = &self.env else { return load(&marked) };
         if let Some(directory) = file.parent() {
             std::fs::create_dir_all(directory).map_err(read(directory))?;
         }
-        let choice = [(block::VARIABLE.to_owned(), self.id.clone())];
-        env_block::write_in_place(file, &choice)?;
-        self.seen_by_grub()?;
-        let chosen =
-            env_block::read(file)?.iter().any(|(name, value)| name == block::VARIABLE && *value == self.id);
-        match self.read_menu()?.0 == wanted && chosen {
-            true => Ok(()),
-            false => Err(ChainError::ReadBack(self.menu.clone())),
-        }
+        let block = Block { run: self.id.clone(), env: Some(place.clone()), old, trial: Some(marked) };
+        for_grub::write_menu(&self.menu, &block::append(&plain, &block)?)?;
+        Ok(for_grub::choose(file, &self.id)?)
     }
 
     fn entry(&self, menu: &[u8]) -> Result<Boots> {
@@ -285,22 +241,6 @@ impl Chain {
             .map(|(_, boots)| boots)
             .ok_or_else(|| ChainError::NoEntry { path: self.menu.clone(), kernel: self.kernel.clone() })
     }
-
-    fn read_menu(&self) -> Result<(Vec<u8>, u32)> {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(&self.menu).map_err(read(&self.menu))?.permissions().mode() & 0o7777;
-        Ok((std::fs::read(&self.menu).map_err(read(&self.menu))?, mode))
-    }
-
-    fn seen_by_grub(&self) -> Result<()> {
-        let places = [Some(self.menu.as_path()), self.env.as_ref().map(|(file, _)| file.as_path())];
-        for place in places.into_iter().flatten() {
-            // The nearest directory that is there: after a clean-up ours is gone.
-            let directory = place.ancestors().skip(1).find(|directory| directory.is_dir());
-            checkpoint(directory.unwrap_or(Path::new("/boot")))?;
-        }
-        Ok(())
-    }
 }
 
 fn read(path: &Path) -> impl FnOnce(std::io::Error) -> ChainError + use<'_> {
@@ -308,11 +248,11 @@ fn read(path: &Path) -> impl FnOnce(std::io::Error) -> ChainError + use<'_> {
 }
 
 /// The running kernel, from where its package has put it.
-fn load(boots: &Boots, arguments: &[String]) -> Result<()> {
+fn load(boots: &Boots) -> Result<()> {
     let local = |path: &String| Path::new("/boot").join(path.rsplit('/').next().unwrap_or(path));
     let initrds: Vec<PathBuf> = boots.initrds.iter().map(local).collect();
     let initrds: Vec<kexec::Initrd<'_>> = initrds.iter().map(|path| kexec::Initrd::File(path)).collect();
-    Ok(kexec::load(&local(&boots.kernel), &initrds, &arguments.join(" "))?)
+    Ok(kexec::load(&local(&boots.kernel), &initrds, &boots.arguments.join(" "))?)
 }
 
 #[cfg(test)]

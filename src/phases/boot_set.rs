@@ -61,13 +61,13 @@ pub(super) fn facts(machine: &Machine) -> Result<(Vec<BootMember>, Vec<String>)>
     }
 }
 
-/// Proves that the set is whole and that every place of it is there, without touching one.
-pub(super) fn ready(machine: &Machine) -> Result<()> {
+/// The set, proven whole and with every place of it there, without touching one; `None` when the machine has none (a container).
+pub(super) fn ready(machine: &Machine) -> Result<Option<Captured>> {
     let directory = directory(machine);
     if !directory.try_exists().map_err(trouble)? {
-        return Ok(());
+        return Ok(None);
     }
-    set::ready(&directory).map_err(trouble)
+    set::ready(&directory).map(Some).map_err(trouble)
 }
 
 /// Forgets a set of which no snapshot was taken yet: the machine may have changed since. Repeatable.
@@ -78,29 +78,21 @@ pub(super) fn forget(machine: &Machine) -> Result<()> {
     }
 }
 
-/// The set's copy of `/boot`, proven whole; `None` when that is no filesystem of its own.
-pub(super) fn copy_of_boot(machine: &Machine) -> Result<Option<PathBuf>> {
-    let directory = directory(machine);
-    if !directory.try_exists().map_err(trouble)? {
-        return Ok(None);
-    }
-    let captured = set::verify(&directory).map_err(trouble)?;
-    Ok(captured.members.iter().any(|member| member.name == BOOT).then(|| directory.join(BOOT).join("tree")))
+/// Where the set has its copy of `/boot`; `None` when that is no filesystem of its own.
+pub(super) fn copy_of_boot(machine: &Machine, captured: &Captured) -> Option<PathBuf> {
+    let is_there = captured.members.iter().any(|member| member.name == BOOT);
+    is_there.then(|| directory(machine).join(BOOT).join("tree"))
 }
 
-/// Brings them back, and compares every byte. Probes first; durable when it returns.
-pub(super) fn restore(machine: &Machine) -> Result<Vec<RestoredMember>> {
-    let directory = directory(machine);
-    if !directory.try_exists().map_err(trouble)? {
-        return Ok(Vec::new());
-    }
-    let captured = set::verify(&directory).map_err(trouble)?;
+/// Brings all of it back, and compares every byte. Repeatable; durable when it returns.
+pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<RestoredMember>> {
     let mut options = RestoreOptions::default();
     for member in &captured.members {
         let last: &[&str] = if member.name == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
         options.last.insert(member.name.clone(), last.iter().map(PathBuf::from).collect());
     }
-    let restored = set::restore(&directory, &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
+    let restored =
+        set::restore(&directory(machine), &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
     let members = restored.members.iter().map(|(name, report)| RestoredMember {
         name: name.clone(),
         differences: report.differences().iter().map(sentence).collect(),

@@ -51,8 +51,7 @@ pub(super) fn disarm(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let loader = Loader::of(plan, &machine.names, &machine.directory, &top);
     if let Ok(Some(loader)) = &loader {
-        loader.disarm()?;
-        loader.clean_up()?;
+        loader.take_back()?;
     }
     // Also without its loader: by its name the running system must boot again, not the clone.
     NamedRoot::new(&top, &plan.root.name, &machine.names).disarm().map_err(trouble)?;
@@ -68,8 +67,7 @@ pub fn let_go_of_stuck(places: &StateDirectory, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
     let names = RunNames::new(plan.run.as_str()).map_err(trouble)?;
     if let Some(loader) = Loader::of(plan, &names, &places.run(&plan.run), &top)? {
-        loader.disarm()?;
-        loader.clean_up()?;
+        loader.take_back()?;
     }
     Ok(())
 }

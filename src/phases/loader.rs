@@ -111,12 +111,9 @@ impl Loader {
         if self.method == FallbackMethod::Kexec { load(&trial) } else { Ok(()) }
     }
 
-    /// The boot after this one is the trial again; false where that can't be had. Probes first.
-    pub(super) fn trial_again(&self) -> Result<bool> {
-        match self.method {
-            FallbackMethod::ByName => Ok(true),
-            _ => self.one_shot.choose_again().map_err(trouble),
-        }
+    /// The boot after this one is the trial again: by name it is already. Probes first.
+    pub(super) fn trial_again(&self) -> Result<()> {
+        if self.method.is_one_shot() { self.one_shot.choose_again().map_err(trouble) } else { Ok(()) }
     }
 
     /// Whether the next boot is the trial, once.
@@ -140,9 +137,6 @@ impl Loader {
 
     /// The trial can't boot any more. The first act of every way back. Probes first.
     pub(super) fn disarm(&self) -> Result<()> {
-        if self.method == FallbackMethod::Kexec {
-            kexec::unload().map_err(trouble)?;
-        }
         match self.one_shot.disarm_trial() {
             // The filesystem is mounted ([`env_file`]): what is not there chooses nothing. An earlier try may have come this far.
             Ok(()) | Err(OneShotError::EnvFileGone { .. }) => Ok(()),
@@ -160,6 +154,12 @@ impl Loader {
         self.switch(root)?;
         self.clean_up()?;
         self.one_shot.run_held_off().map(drop).map_err(trouble)
+    }
+
+    /// Takes [`Loader::arm`] and everything after it back. Probes first.
+    pub(super) fn take_back(&self) -> Result<()> {
+        self.disarm()?;
+        self.clean_up()
     }
 
     /// Nothing of ours is left in the loader's places. Probes first.

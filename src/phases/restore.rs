@@ -41,12 +41,13 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     let root = NamedRoot::new(&top, &plan.root.name, &machine.names);
     let clone = root.before_restore().map_err(trouble)?;
     // What can't be brought back must be known while the names still fit what is there.
-    boot_set::ready(machine)?;
-    if let (Some(loader), Some(boot)) = (&loader, boot_set::copy_of_boot(machine)?) {
+    let set = boot_set::ready(machine)?;
+    let copy_of_boot = set.as_ref().and_then(|set| boot_set::copy_of_boot(machine, set));
+    if let (Some(loader), Some(boot)) = (&loader, copy_of_boot) {
         loader.arm_way_back(&boot, clone.id)?;
     }
     root.restore().map_err(trouble)?;
-    let members = boot_set::restore(machine)?;
+    let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, &set))?;
     if let Some(loader) = &loader {
         loader.clean_up()?;
     }

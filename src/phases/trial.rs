@@ -6,7 +6,6 @@ use super::loader::Loader;
 use super::{Machine, Result, boot, deadline, trouble};
 use crate::boot::deadman;
 use crate::boot::named_root::NamedRoot;
-use crate::driver::Trouble;
 use crate::evidence::{BootFacts, CommitRule, Plan};
 use crate::snapshot::TopLevel;
 
@@ -34,12 +33,8 @@ fn dead_man_after(machine: &Machine, plan: &Plan) -> u32 {
 /// The boot after this one is the trial again. Probes first.
 pub(super) fn again(machine: &Machine, plan: &Plan) -> Result<()> {
     let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
-    match Loader::of(plan, &machine.names, &machine.directory, &top)? {
-        Some(loader) if !loader.trial_again()? => Err(Trouble::new(
-            "a trial that was started by kexec can't be booted again: the next boot is the old system",
-        )),
-        _ => Ok(()),
-    }
+    let loader = Loader::of(plan, &machine.names, &machine.directory, &top)?;
+    loader.map_or(Ok(()), |loader| loader.trial_again())
 }
 
 /// The trial has its verdict: nothing resets the machine any more. Repeatable.

@@ -102,13 +102,6 @@ impl TopLevel {
         PathBuf::from(format!("/proc/self/fd/{}", self.directory().as_raw_fd())).join(below)
     }
 
-    /// As [`TopLevel::path`], for a program that this process starts.
-    #[must_use]
-    pub fn path_for_children(&self, below: &Path) -> PathBuf {
-        let (process, directory) = (std::process::id(), self.directory().as_raw_fd());
-        PathBuf::from(format!("/proc/{process}/fd/{directory}")).join(below)
-    }
-
     /// The facts of a subvolume by its name; `None` when there is none of that name.
     ///
     /// # Errors

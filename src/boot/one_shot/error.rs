@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::boot::block::NotQuotable;
-use crate::boot::env_block::EnvFileError;
+use crate::boot::for_grub::ForGrubError;
 use crate::boot::frozen::FrozenError;
+use crate::boot::kexec::KexecError;
 use crate::boot::menu::MenuError;
-use crate::system::checkpoint::CheckpointError;
 use crate::system::durable::DurableError;
 use crate::system::exec::ExecError;
 
@@ -17,24 +17,24 @@ pub enum OneShotError {
     /// The installers could not be held off or let go.
     #[error(transparent)]
     Frozen(#[from] FrozenError),
-    /// The env file.
+    /// The menu or the env file.
     #[error(transparent)]
-    EnvFile(#[from] EnvFileError),
+    ForGrub(#[from] ForGrubError),
+    /// A loaded kernel could not be taken back.
+    #[error(transparent)]
+    Kexec(#[from] KexecError),
     /// A menu that we do not understand.
     #[error(transparent)]
     Menu(#[from] MenuError),
     /// A value that GRUB could not be given.
     #[error(transparent)]
     NotQuotable(#[from] NotQuotable),
-    /// A program failed: grub-mkconfig, grub-script-check or kexec.
+    /// grub-mkconfig failed.
     #[error(transparent)]
     Program(#[from] ExecError),
     /// A file could not be written for good.
     #[error(transparent)]
     Durable(#[from] DurableError),
-    /// What was written may not be visible to GRUB.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
     /// A file could not be read, copied or removed.
     #[error("failed to {action} {}", .path.display())]
     File {
@@ -82,12 +82,6 @@ pub enum OneShotError {
     #[error("{} is not what was copied there", .path.display())]
     CopyDiffers {
         /// The copy.
-        path: PathBuf,
-    },
-    /// What was written is not there.
-    #[error("{} does not hold what was written to it", .path.display())]
-    NotWritten {
-        /// The file.
         path: PathBuf,
     },
     /// Nothing is armed.

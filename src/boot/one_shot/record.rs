@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Trial;
 use super::error::{OneShotError, at};
 use super::files::has_content;
-use crate::boot::block::Target;
+use crate::boot::menu::Boots;
 use crate::system::durable::{Replacement, remove_file, replace_file};
 
 const RECORD: &str = "one-shot.json";
@@ -19,11 +19,11 @@ const TRIAL: &str = "trial.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// What boots the old system.
-    pub(super) old: Target,
+    pub(super) old: Boots,
     /// The copies that it needs.
     pub(super) kept: Vec<Kept>,
     /// What boots the new one, once that is known.
-    pub(super) trial: Option<Target>,
+    pub(super) trial: Option<Boots>,
 }
 
 /// A file that was copied out of the upgrade's way.

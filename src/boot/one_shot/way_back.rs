@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use super::error::OneShotError;
-use super::files::{create_directory, read};
-use super::record::{Kept, Record};
-use super::{BootPlace, OneShot, arguments, split};
-use crate::boot::block::{self, Target};
-use crate::boot::{grub, menu};
+use super::files::read;
+use super::record::Record;
+use super::{BootPlace, OneShot, arguments};
+use crate::boot::menu::{self, Boots};
+use crate::boot::{block, grub};
 
 impl OneShot {
     /// From one moment to the next the old system boots by default, with the kernel and initrd that lie in `boot_copy`, the
@@ -33,16 +33,8 @@ impl OneShot {
         let text = String::from_utf8_lossy(&block::strip(&read(&menu_copy)?)).into_owned();
         let none = || OneShotError::NoEntry { menu: menu_copy.clone(), kernel: "a whole system".into() };
         let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(none)?;
-        let arguments = arguments::by_subvolume_id(&boots.arguments, subvolume);
-        let mut old =
-            Target { body: boots.preamble, kernel: boots.kernel, arguments, initrds: boots.initrds };
-        create_directory(&self.ours())?;
-        let mut kept = Vec::new();
-        for path in [&mut old.kernel].into_iter().chain(&mut old.initrds) {
-            let (directory, name) = split(path)?;
-            kept.push(Kept::copy(&boot_copy.join(name), &self.ours().join(name))?);
-            *path = format!("{directory}/safe-upgrade/{name}");
-        }
+        let mut old = Boots { arguments: arguments::by_subvolume_id(&boots.arguments, subvolume), ..boots };
+        let kept = self.keep_copies(&mut old, boot_copy)?;
         let record = Record { old, kept, trial: None };
         record.write(&self.run_directory)?;
         Ok(record)

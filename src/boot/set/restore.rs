@@ -80,18 +80,19 @@ pub fn restore(
     restore_to(set, options, &members::ground, step)
 }
 
-/// Whether [`restore`] would begin: the set is proven whole, and every place is recognised. Touches nothing.
+/// What is in the set, when [`restore`] would begin: it is proven whole, and every place is recognised. Touches nothing.
 ///
 /// # Errors
 /// As [`restore`].
-pub fn ready(set: &Path) -> Result<(), SetError> {
+pub fn ready(set: &Path) -> Result<Captured, SetError> {
     ready_for(set, &members::ground)
 }
 
-pub(super) fn ready_for(set: &Path, look: Look<'_>) -> Result<(), SetError> {
+pub(super) fn ready_for(set: &Path, look: Look<'_>) -> Result<Captured, SetError> {
     let captured = verify(set)?;
     let chosen: Vec<&KeptMember> = captured.members.iter().collect();
-    recognise(&chosen, &captured.code, look)
+    recognise(&chosen, &captured.code, look)?;
+    Ok(captured)
 }
 
 fn recognise(chosen: &[&KeptMember], disks: &[KeptCode], look: Look<'_>) -> Result<(), SetError> {
