@@ -19,6 +19,7 @@
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
+//! | [`finding`] | what a look at the machine can say | nothing |
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
 //! | [`cli`] | what was typed, what is shown | everything |
 
@@ -29,6 +30,7 @@ pub mod config;
 pub mod driver;
 pub mod error;
 pub mod evidence;
+pub mod finding;
 pub mod health;
 pub mod journal;
 pub mod machine;

@@ -8,11 +8,11 @@ use std::convert::Infallible;
 
 use crate::driver::{Host, Trouble};
 use crate::evidence::{
-    BackupProof, BootFacts, BootId, Confirmation, FallbackFacts, FallbackMethod, Finding, Gate,
-    GuaranteeLevel, HealthFacts, JournalFacts, Plan, PreflightFacts, Promise, RestoreReport, RestoredFacts,
-    SampleFacts, Severity, SnapshotFacts, SnapshotSet, TreeReport, UpgradeFacts, Volume, VolumeId,
-    backup::TreeProof,
+    BackupProof, BootFacts, BootId, Confirmation, FallbackFacts, FallbackMethod, Gate, GuaranteeLevel,
+    HealthFacts, JournalFacts, Plan, PreflightFacts, Promise, RestoreReport, RestoredFacts, SampleFacts,
+    SnapshotFacts, SnapshotSet, TreeReport, UpgradeFacts, Volume, VolumeId, backup::TreeProof,
 };
+use crate::finding::Finding;
 use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
 
 mod world;
@@ -246,12 +246,7 @@ impl Host for Sim {
 
     fn preflight(&mut self, plan: &Plan) -> Result<PreflightFacts> {
         self.tick()?;
-        let inhibitor = Finding {
-            id: "sim".into(),
-            severity: Severity::Inhibitor,
-            what: "the simulation says no.".into(),
-            remedy: "none".into(),
-        };
+        let inhibitor = Finding::inhibitor("sim", "the simulation says no.", "none");
         Ok(PreflightFacts {
             findings: if self.world.inhibited { vec![inhibitor] } else { vec![] },
             today: "2026-11-26".into(),

@@ -9,7 +9,7 @@ const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 
 /// Which module may use which, top down; `lib.rs` says it in words.
-const LAYERS: [(&str, &[&str]); 22] = [
+const LAYERS: [(&str, &[&str]); 23] = [
     ("main", &["cli", "error", "system"]),
     (
         "cli",
@@ -20,6 +20,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
             "driver",
             "error",
             "evidence",
+            "finding",
             "health",
             "journal",
             "machine",
@@ -35,18 +36,19 @@ const LAYERS: [(&str, &[&str]); 22] = [
             "verify",
         ],
     ),
-    ("sim", &["driver", "evidence", "machine"]),
+    ("sim", &["driver", "evidence", "finding", "machine"]),
     ("driver", &["error", "evidence", "machine"]),
     (
         "phases",
         &[
-            "backup", "boot", "config", "driver", "error", "evidence", "health", "journal", "machine",
-            "manifest", "places", "progress", "release", "snapshot", "system",
+            "backup", "boot", "config", "driver", "error", "evidence", "finding", "health", "journal",
+            "machine", "manifest", "places", "progress", "release", "snapshot", "system",
         ],
     ),
     ("journal", &["machine", "system", "evidence", "sim"]),
     ("machine", &["evidence"]),
-    ("evidence", &[]),
+    ("evidence", &["finding"]),
+    ("finding", &[]),
     ("config", &["error", "evidence", "health", "manifest", "sources", "system", "verify"]),
     ("places", &["evidence"]),
     ("progress", &[]),
@@ -56,7 +58,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
     ("verify", &["backup", "manifest", "sources", "system"]),
     ("manifest", &["system"]),
     ("boot", &["manifest", "snapshot", "system"]),
-    ("snapshot", &["system"]),
+    ("snapshot", &["finding", "system"]),
     ("release", &["error", "system"]),
     ("health", &["error", "system"]),
     ("error", &[]),
@@ -64,7 +66,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
 ];
 
 /// Pure modules name no file system, process, clock or environment.
-const PURE: [&str; 2] = ["machine", "evidence"];
+const PURE: [&str; 3] = ["machine", "evidence", "finding"];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::time", "std::net", "rustix", "jiff", "crate::system"];
 

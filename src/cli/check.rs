@@ -9,7 +9,8 @@ use super::confirm::confirm;
 use super::{SCHEMA, journal_failure, needs_root, print_json, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
-use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity};
+use crate::evidence::{GuaranteeLevel, Promise};
+use crate::finding::{Finding, Severity};
 use crate::journal::Journal;
 use crate::phases::{self, Outlook, boot_proof, ground, plan};
 use crate::places::StateDirectory;
@@ -88,6 +89,7 @@ fn as_text(way: &str, outlook: &Outlook, config: &Config) -> String {
             Severity::Note => "note     ",
         };
         lines.push(format!("{word} {}: {}", finding.id, show::line(&finding.what)));
+        lines.extend(finding.evidence.iter().map(|line| format!("          {}", show::line(line))));
         lines.push(format!("          remedy: {}", show::line(&finding.remedy)));
     }
     lines.push("What a rollback does to each mount:".into());

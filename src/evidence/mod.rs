@@ -26,8 +26,7 @@ pub use fallback::{FallbackEvidence, FallbackFacts, FallbackMethod, FallbackProo
 pub use gate::Gate;
 pub use health::{Confirmation, HealthEvidence, HealthFacts};
 pub use preflight::{
-    Finding, JournalEvidence, JournalFacts, PreflightEvidence, PreflightFacts, PreflightProof, Severity,
-    Waiver,
+    JournalEvidence, JournalFacts, PreflightEvidence, PreflightFacts, PreflightProof, Waiver,
 };
 pub use refusal::{Missing, Refusal};
 pub use snapshot::{BootMember, SnapshotEvidence, SnapshotFacts, SnapshotSet};

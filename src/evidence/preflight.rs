@@ -4,34 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::{Missing, Refusal};
 use super::subject::{ManifestId, Plan, RunId, VolumeId};
-
-/// How much a finding weighs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    /// Stops a run unless a waiver names it.
-    Inhibitor,
-    /// Worth reading before a run.
-    Warning,
-    /// Good to know.
-    Note,
-}
-
-/// The id of a finding that says "could not find out". No waiver covers it: it would pass for a yes.
-pub const COULD_NOT_FIND_OUT: &str = "could-not-find-out";
-
-/// Something that preflight found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// A stable name, such as `store-on-same-device`.
-    pub id: String,
-    /// How much it weighs.
-    pub severity: Severity,
-    /// What was found, in one sentence.
-    pub what: String,
-    /// What to do about it; a command where there is one.
-    pub remedy: String,
-}
+use crate::finding::{COULD_NOT_FIND_OUT, Finding, Severity};
 
 /// An operator's written decision that a named finding shall not stop a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

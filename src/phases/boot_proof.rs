@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{Result, boot, loader, plan, trouble};
 use crate::boot::proof::{self, Chain, Next, Proof, Seen, Stage};
 use crate::driver::Trouble;
-use crate::evidence::{FallbackMethod, Finding, Severity};
+use crate::evidence::FallbackMethod;
+use crate::finding::{Finding, Severity};
 use crate::places::StateDirectory;
 use crate::system::span::Span;
 use crate::system::{durable, identity};
@@ -97,11 +98,8 @@ pub(super) fn findings(
     kernel: &str,
     method: FallbackMethod,
 ) -> Vec<Finding> {
-    let finding = |severity, what: String| Finding {
-        id: "boot-proof".into(),
-        severity,
-        what,
-        remedy: "safe-upgrade check --prove-boot (it reboots the machine)".into(),
+    let finding = |severity, what: String| {
+        Finding::new("boot-proof", severity, what, "safe-upgrade check --prove-boot (it reboots the machine)")
     };
     let missing = if wanted.is_some() { Severity::Inhibitor } else { Severity::Note };
     let proof = match last(places) {

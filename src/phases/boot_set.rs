@@ -9,7 +9,8 @@ use crate::boot::layout::{self, BootLayout, BootPlace};
 use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::boot::space::{self, Needed};
 use crate::driver::Trouble;
-use crate::evidence::{BootMember, Finding, RestoredMember, Severity};
+use crate::evidence::{BootMember, RestoredMember};
+use crate::finding::Finding;
 use crate::manifest::verdict::Difference;
 use crate::system::show;
 
@@ -125,12 +126,12 @@ pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
 
 fn shortage(needed: &Needed, point: &Path) -> Result<Option<Finding>> {
     let free = space::free(point).map_err(trouble)?;
-    Ok(needed.shortage(point, free).map(|what| Finding {
-        id: "space-for-boot".into(),
-        severity: Severity::Inhibitor,
-        what: format!("{what}."),
-        remedy: "apt-get autoremove --purge takes old kernels away; look also for what else lies there"
-            .into(),
+    Ok(needed.shortage(point, free).map(|what| {
+        Finding::inhibitor(
+            "space-for-boot",
+            format!("{what}."),
+            "apt-get autoremove --purge takes old kernels away; look also for what else lies there",
+        )
     }))
 }
 

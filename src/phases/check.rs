@@ -5,7 +5,8 @@ use std::path::Path;
 use super::{Result, boot_proof, boot_set, loader, store, trouble};
 use crate::boot::judge::Verdict;
 use crate::config::Config;
-use crate::evidence::{Finding, GuaranteeLevel, Promise, Severity, Waiver};
+use crate::evidence::{GuaranteeLevel, Promise, Waiver};
+use crate::finding::{Finding, Severity};
 use crate::health::checks::{self, Phase};
 use crate::health::clock::Cancel;
 use crate::health::report::sentence;
@@ -44,8 +45,7 @@ impl Outlook {
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
 pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) -> Result<Outlook> {
     let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
-    let mut findings: Vec<Finding> =
-        snapshot::findings::findings(&layout).into_iter().map(of_snapshot).collect();
+    let mut findings: Vec<Finding> = snapshot::findings::findings(&layout);
     findings.extend(store::findings(config));
     findings.extend(match completion::completion_facts(Path::new("/")) {
         Ok(facts) => of_packages(&facts),
@@ -70,43 +70,28 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
     Ok(Outlook { findings, mounts, promise, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
 }
 
-fn of_snapshot(finding: snapshot::Finding) -> Finding {
-    let severity = match finding.severity {
-        snapshot::Severity::Inhibitor => Severity::Inhibitor,
-        snapshot::Severity::Warning => Severity::Warning,
-        snapshot::Severity::Note => Severity::Note,
-    };
-    Finding { id: finding.id.into(), severity, what: finding.what, remedy: finding.remedy }
-}
-
 /// What does not come back by itself is said before anything begins.
 fn of_promise(promise: &Promise, verdict: &Verdict, least: GuaranteeLevel) -> Vec<Finding> {
-    let note = |id: &str, what: &String, remedy: &str| Finding {
-        id: id.into(),
-        severity: Severity::Note,
-        what: format!("{what}."),
-        remedy: remedy.into(),
-    };
+    let note = |id: &str, what: &String, remedy: &str| Finding::note(id, format!("{what}."), remedy);
     let mut findings: Vec<Finding> = verdict
         .remarks
         .iter()
         .map(|remark| note("boot", remark, "nothing, if you can live with it"))
         .collect();
     if promise.level > least {
-        findings.push(Finding {
-            id: "guarantee-level".into(),
-            severity: Severity::Inhibitor,
-            what: format!(
+        findings.push(Finding::inhibitor(
+            "guarantee-level",
+            format!(
                 "this machine offers guarantee level {:?}, the configuration wants at least {least:?}: {}.",
                 promise.level, promise.reason
             ),
-            remedy: match verdict.better.first() {
+            match verdict.better.first() {
                 Some(better) => {
                     format!("for more: {better}; or set upgrade.minimum_level to what you can live with")
                 }
                 None => "set upgrade.minimum_level to what you can live with".into(),
             },
-        });
+        ));
     }
     findings
 }
@@ -115,7 +100,7 @@ fn of_promise(promise: &Promise, verdict: &Verdict, least: GuaranteeLevel) -> Ve
 fn of_packages(facts: &CompletionFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |id: &str, severity, what: String, remedy: &str| {
-        findings.push(Finding { id: id.into(), severity, what, remedy: remedy.into() });
+        findings.push(Finding::new(id, severity, what, remedy));
     };
     let stop = Severity::Inhibitor;
     if let Some(first) = facts.audit.lines().next() {
@@ -155,11 +140,13 @@ fn of_checks(config: &Config) -> Vec<Finding> {
     checks::run_all(&config.health.checks, Phase::Before, &Cancel::new())
         .iter()
         .filter(|result| !result.passed)
-        .map(|result| Finding {
-            id: format!("check-fails-now:{}", result.name),
-            severity: if result.required { Severity::Inhibitor } else { Severity::Warning },
-            what: format!("{}, before anything was changed.", sentence(result)),
-            remedy: "mend the service, or the check in the configuration".into(),
+        .map(|result| {
+            Finding::new(
+                &format!("check-fails-now:{}", result.name),
+                if result.required { Severity::Inhibitor } else { Severity::Warning },
+                format!("{}, before anything was changed.", sentence(result)),
+                "mend the service, or the check in the configuration",
+            )
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Result, trouble};
-use crate::evidence::{Finding, Severity};
+use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
@@ -66,11 +66,12 @@ pub(super) fn shown(state: &apt::Progress) -> String {
 fn sources_findings(plan: &sources::SourcesPlan) -> Vec<Finding> {
     plan.findings
         .iter()
-        .map(|found| Finding {
-            id: "apt-source".into(),
-            severity: Severity::Warning,
-            what: format!("{}:{}: {}: {}.", found.file.display(), found.line, found.uri, found.what),
-            remedy: "look whether it has packages for the new release, and whether they are needed".into(),
+        .map(|found| {
+            Finding::warning(
+                "apt-source",
+                format!("{}:{}: {}: {}.", found.file.display(), found.line, found.uri, found.what),
+                "look whether it has packages for the new release, and whether they are needed",
+            )
         })
         .collect()
 }
@@ -81,31 +82,25 @@ fn preview_findings(facts: &PreviewFacts, hop: &Hop) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if !facts.reaches(hop) {
-        findings.push(Finding {
-            id: "target-not-reached".into(),
-            severity: Severity::Inhibitor,
-            what: format!(
-                "the upgrade would not bring base-files of {}: a hold or a pin keeps it back.",
-                hop.to()
-            ),
-            remedy: "apt-mark showhold; look into /etc/apt/preferences and /etc/apt/preferences.d".into(),
-        });
+        findings.push(Finding::inhibitor(
+            "target-not-reached",
+            format!("the upgrade would not bring base-files of {}: a hold or a pin keeps it back.", hop.to()),
+            "apt-mark showhold; look into /etc/apt/preferences and /etc/apt/preferences.d",
+        ));
     }
     if !facts.removed.is_empty() {
-        findings.push(Finding {
-            id: "packages-removed".into(),
-            severity: Severity::Warning,
-            what: format!("the upgrade removes: {}.", names(&facts.removed)),
-            remedy: "install the successor of what is needed, or its metapackage, first".into(),
-        });
+        findings.push(Finding::warning(
+            "packages-removed",
+            format!("the upgrade removes: {}.", names(&facts.removed)),
+            "install the successor of what is needed, or its metapackage, first",
+        ));
     }
     if !facts.kept_back.is_empty() {
-        findings.push(Finding {
-            id: "packages-kept-back".into(),
-            severity: Severity::Warning,
-            what: format!("the upgrade leaves at their old version: {}.", facts.kept_back.join(" ")),
-            remedy: "apt-mark unhold them, or find out what they wait for".into(),
-        });
+        findings.push(Finding::warning(
+            "packages-kept-back",
+            format!("the upgrade leaves at their old version: {}.", facts.kept_back.join(" ")),
+            "apt-mark unhold them, or find out what they wait for",
+        ));
     }
     findings
 }
@@ -135,12 +130,12 @@ fn space(facts: &PreviewFacts, archives: &Path) -> Result<Option<Finding>> {
     let packed = packed_bytes(archives).map_err(trouble)?;
     let growth = facts.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
     let needed = growth.max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
-    Ok((free < needed).then(|| Finding {
-        id: "space-on-root".into(),
-        severity: Severity::Inhibitor,
-        what: format!("the root has {} MiB free; the upgrade needs about {} MiB.", free >> 20, needed >> 20),
-        remedy: "make room on /, for instance with apt-get clean, or `safe-upgrade prune` for earlier runs"
-            .into(),
+    Ok((free < needed).then(|| {
+        Finding::inhibitor(
+            "space-on-root",
+            format!("the root has {} MiB free; the upgrade needs about {} MiB.", free >> 20, needed >> 20),
+            "make room on /, for instance with apt-get clean, or `safe-upgrade prune` for earlier runs",
+        )
     }))
 }
 

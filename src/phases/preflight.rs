@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{Machine, Result, check, ground, packages, plan::digest, trouble};
-use crate::evidence::{Finding, ManifestId, Plan, PreflightFacts, Severity};
+use crate::evidence::{ManifestId, Plan, PreflightFacts};
+use crate::finding::Finding;
 use crate::health::baseline::{self, Baseline};
 use crate::release::hop::Hop;
 use crate::system::durable;
@@ -42,21 +43,15 @@ fn keep_baseline(machine: &Machine, seen: &Baseline) -> Result<(ManifestId, u64)
 
 /// What no reboot would bring back would count as lost by the upgrade.
 fn by_hand(seen: &Baseline) -> Vec<Finding> {
-    let warning = |id: &str, what: String, remedy: &str| Finding {
-        id: id.into(),
-        severity: Severity::Warning,
-        what,
-        remedy: remedy.into(),
-    };
     let services = seen.started_by_hand().into_iter().map(|unit| {
-        warning(
+        Finding::warning(
             "started-by-hand",
             format!("{unit} runs, but no boot starts it."),
             "enable it, or stop it before the run",
         )
     });
     let mounts = seen.mounted_by_hand().into_iter().map(|point| {
-        warning(
+        Finding::warning(
             "mounted-by-hand",
             format!("{point} is mounted, but no boot mounts it."),
             "add it to /etc/fstab, or unmount it before the run",

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use crate::backup::Place;
 use crate::config::Config;
-use crate::evidence::preflight::COULD_NOT_FIND_OUT;
-use crate::evidence::{Finding, Severity};
+use crate::finding::Finding;
 use crate::manifest;
 use crate::system::disks::{self, Below};
 use crate::system::{mounts, show};
@@ -19,7 +18,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let Some(standing) = store.ancestors().find(|path| path.exists()) else { return findings };
     let store_disks = match disks::below(standing) {
         Ok(Below::Memory) => {
-            findings.push(inhibitor(
+            findings.push(Finding::inhibitor(
                 "store-in-memory",
                 format!("the store {} lies in memory and is lost with the first reboot.", show::path(store)),
                 "set backup.store to a directory on a disk of its own",
@@ -42,7 +41,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
 
 fn of_tree(tree: &Path, store: &Path, store_disks: &Below) -> Option<Finding> {
     if !tree.is_dir() {
-        return Some(inhibitor(
+        return Some(Finding::inhibitor(
             "tree-missing",
             format!("the tree {} is not a directory here.", show::path(tree)),
             "correct backup.trees",
@@ -52,12 +51,16 @@ fn of_tree(tree: &Path, store: &Path, store_disks: &Below) -> Option<Finding> {
         Ok(real) if real == tree => {}
         Ok(real) => {
             let what = format!("the tree {} is really {}.", show::path(tree), show::path(&real));
-            return Some(inhibitor("tree-behind-link", what, "name the real directory in backup.trees"));
+            return Some(Finding::inhibitor(
+                "tree-behind-link",
+                what,
+                "name the real directory in backup.trees",
+            ));
         }
         Err(error) => return Some(unknown(&format!("where {} really is", show::path(tree)), &error)),
     }
     match disks::below(tree) {
-        Ok(below) if overlap(&below, store_disks) => Some(inhibitor(
+        Ok(below) if overlap(&below, store_disks) => Some(Finding::inhibitor(
             "store-on-same-device",
             format!(
                 "the store {} lies on the same disk as {}: they would be lost together.",
@@ -83,7 +86,7 @@ fn copies_of_others(config: &Config) -> Vec<Finding> {
         let place = Place::of(config.backup.store.as_path(), tree).ok()?;
         match manifest::open_file(&place.manifest()) {
             Ok(reader) if reader.header().ended.seconds >= oldest => None,
-            Ok(_) => Some(inhibitor(
+            Ok(_) => Some(Finding::inhibitor(
                 "copy-too-old",
                 format!("the copy of {} in the store is older than {most}.", show::path(tree)),
                 "make a new one (`safe-upgrade backup`), or raise backup.max_age",
@@ -105,15 +108,16 @@ fn mounts_inside(tree: &Path) -> Vec<Finding> {
     let inside = table.iter().filter(|mount| mount.point != tree && mount.point.starts_with(tree));
     let inside = inside.filter(|mount| holds_data(&mount.source));
     inside
-        .map(|mount| Finding {
-            id: "mount-inside-tree".into(),
-            severity: Severity::Warning,
-            what: format!(
-                "{} is mounted inside {} and is not copied with it.",
-                show::path(&mount.point),
-                show::path(tree)
-            ),
-            remedy: "name it in backup.trees too, if it matters".into(),
+        .map(|mount| {
+            Finding::warning(
+                "mount-inside-tree",
+                format!(
+                    "{} is mounted inside {} and is not copied with it.",
+                    show::path(&mount.point),
+                    show::path(tree)
+                ),
+                "name it in backup.trees too, if it matters",
+            )
         })
         .collect()
 }
@@ -125,15 +129,7 @@ fn overlap(one: &Below, other: &Below) -> bool {
     }
 }
 
-fn inhibitor(id: &str, what: String, remedy: &str) -> Finding {
-    Finding { id: id.into(), severity: Severity::Inhibitor, what, remedy: remedy.into() }
-}
-
 /// "Could not find out" is never a yes.
 pub(super) fn unknown(what: &str, error: &(dyn std::error::Error + 'static)) -> Finding {
-    inhibitor(
-        COULD_NOT_FIND_OUT,
-        format!("could not find out {what}: {}.", crate::error::chain(error)),
-        "mend what the message names, then check again",
-    )
+    Finding::unknown(what, crate::error::chain(error))
 }

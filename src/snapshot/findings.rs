@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::finding::{Finding, Severity};
 use super::layout::{BtrfsLayout, Layout, MountClass};
+use crate::finding::{Finding, Severity};
 use crate::system::show;
 
 /// Below this much unallocated space (bytes) a release upgrade can run out of room for metadata although `df` shows free
@@ -34,7 +34,7 @@ pub fn findings(layout: &Layout) -> Vec<Finding> {
 }
 
 fn finding(id: &'static str, severity: Severity, what: String, remedy: String) -> Finding {
-    Finding { id, severity, what, remedy }
+    Finding::new(id, severity, what, remedy)
 }
 
 fn root_not_btrfs(layout: &Layout) -> Finding {

@@ -15,7 +15,6 @@
 mod attach;
 pub mod divergence;
 pub mod error;
-pub mod finding;
 pub mod findings;
 pub mod fstab;
 mod ioctl;
@@ -29,7 +28,6 @@ mod unit;
 mod uuid;
 
 pub use error::SnapshotError;
-pub use finding::{Finding, Severity};
 pub use subvolume::{Nested, Subvolume};
 pub use top::{Change, Made, TopLevel};
 pub use uuid::{NotUuid, Uuid};
