@@ -47,11 +47,11 @@ install: build
 	for unit in $(UNITS); do sed 's|/usr/bin/safe-upgrade|$(PREFIX)/bin/safe-upgrade|' packaging/$$unit \
 	    > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 
-# Containers come last and one at a time; every test that lacks root or a tool says "skipped: ...".
+# Containers come last, two at a time; every test that lacks root or a tool says "skipped: ...".
 test: build needs-test lint deny
 	cargo test --locked --lib --bins --tests -- --skip container_
 	cargo test --locked --doc
-	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test container -- container_ --test-threads=1 --nocapture
+	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test container -- container_ --test-threads=2 --nocapture
 
 # The lab proves itself with a plain upgrade: needed only when the lab changes.
 test-lab: needs-build needs-test

@@ -1,11 +1,13 @@
 //! The product on a real Debian bookworm: each way in which a run can end, and each way in which it can be hindered.
 //!
-//! One machine at a time: the lab sees to it. `docs/testing.md` has the list with how long each takes.
+//! Two machines at a time: the lab sees to it. `docs/testing.md` has the list with how long each takes.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests, their common parts too")]
 
 #[path = "container/after.rs"]
 mod after;
+#[path = "container/ground.rs"]
+mod ground;
 mod lab;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use safe_upgrade::system::exec::Exec;
 
 use super::disk::{Disk, HOME_SUBVOLUME, ROOT_SUBVOLUME};
 use super::mirror::{LOCAL_HOST, Mirror, PORT};
-use super::place::{RunDirectory, lab_directory, unmount_below};
+use super::place::{RunDirectory, lab_directory, locked, unmount_below};
 use super::sources::Sources;
 use super::{Machine, Result, context, told, tool};
 
@@ -75,14 +75,16 @@ pub fn golden() -> Result<PathBuf> {
     let sources = Sources::of_this_machine()?;
     let lab = lab_directory();
     let key = key(&sources);
+    fs::create_dir_all(&lab)?;
     let golden = lab.join(format!("golden-{key}.img"));
     if golden.exists() {
         return Ok(golden);
     }
-    let run = RunDirectory::claim("golden")?;
+    let _makes_it = locked(&lab.join("golden.lock"))?;
     if golden.exists() {
         return Ok(golden);
     }
+    let run = RunDirectory::claim("golden")?;
     forget_older(&lab, &key)?;
     let tarball = base(&lab, &key, &sources)?;
     let started = Instant::now();
@@ -102,6 +104,18 @@ pub fn golden() -> Result<PathBuf> {
 pub fn copy(golden: &Path, to: &Path) -> Result<()> {
     let (from, to) = (golden.to_string_lossy(), to.to_string_lossy());
     tool("cp", &["--reflink=auto", "--sparse=always", &from, &to]).map(drop)
+}
+
+/// Gives a copied disk an identity of its own: two filesystems of one UUID are never mounted at the same time.
+pub fn new_identity(image: &Path) -> Result<()> {
+    tool("btrfstune", &["-f", "-m", &image.to_string_lossy()]).map(drop)
+}
+
+/// Lets the copy's own fstab name it.
+pub fn name_itself(disk: &Disk, at: &Path) -> Result<()> {
+    disk.mount(ROOT_SUBVOLUME, at)?;
+    write(&at.join("etc/fstab"), 0o644, &fstab(disk)?)?;
+    unmount_below(at)
 }
 
 fn key(sources: &Sources) -> String {

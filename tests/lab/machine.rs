@@ -72,7 +72,11 @@ impl Machine {
         let run = RunDirectory::claim(name)?;
         let disk_image = run.path().join("disk.img");
         image::copy(&golden, &disk_image)?;
+        image::new_identity(&disk_image)?;
         let disk = Disk::attach(&disk_image)?;
+        let at = run.path().join("root");
+        fs::create_dir_all(&at)?;
+        image::name_itself(&disk, &at)?;
         Self::assemble(run, disk)
     }
 

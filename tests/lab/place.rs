@@ -34,28 +34,36 @@ pub fn lab_directory() -> PathBuf {
     target.join("lab")
 }
 
-/// Holds the lab for one machine at a time, and the directory of that machine.
+/// How many machines of one work tree live at a time: more would wait for each other's disk and memory.
+const MACHINES: usize = 2;
+
+/// The file in a run directory that its owner holds a lock on: without one the run was killed.
+const ALIVE: &str = "alive";
+
+/// Holds a place in the lab for one machine, and the directory of that machine.
 ///
 /// Dropping it removes every trace of the machine.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    _lock: File,
+    _alive: File,
+    _place: File,
 }
 
 impl RunDirectory {
-    /// Waits until no other machine of this work tree lives, cleans what a killed run left behind, and makes a directory.
+    /// Waits until there is room for another machine of this work tree, cleans what killed runs left behind, and makes a directory.
     pub fn claim(name: &str) -> Result<Self> {
         let lab = lab_directory();
         context(fs::create_dir_all(&lab), format_args!("create {}", lab.display()))?;
-        let lock = File::create(lab.join("one-at-a-time.lock"))?;
-        context(flock(&lock, FlockOperation::LockExclusive).map_err(Into::into), "lock the lab")?;
+        let place = take_a_place(&lab)?;
+        let _one_by_one = locked(&lab.join("cleaning.lock"))?;
         clean_leftovers(&lab)?;
         let path = lab.join(format!("{RUN_PREFIX}{}-{name}", std::process::id()));
         fs::create_dir(&path)?;
+        let alive = locked(&path.join(ALIVE))?;
         SIGNALS.call_once(clean_when_interrupted);
         live().push(path.clone());
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, _alive: alive, _place: place })
     }
 
     /// The directory's path.
@@ -77,6 +85,26 @@ impl Drop for RunDirectory {
         }
         live().retain(|path| path != &self.path);
     }
+}
+
+/// Waits for the lock on a file, which is made where it is missing; closing it lets go.
+pub fn locked(path: &Path) -> Result<File> {
+    let file = File::create(path)?;
+    let lock = flock(&file, FlockOperation::LockExclusive).map_err(Into::into);
+    context(lock, format_args!("lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// Takes the first free place; when all are taken, waits for the first.
+fn take_a_place(lab: &Path) -> Result<File> {
+    let path = |number| lab.join(format!("place-{number}.lock"));
+    for number in 0..MACHINES {
+        let file = File::create(path(number))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+    }
+    locked(&path(0))
 }
 
 /// Never returns once a signal has come: whoever cleans up for it ends the program when that is done.
@@ -183,12 +211,22 @@ fn clean_when_interrupted() {
 fn clean_leftovers(lab: &Path) -> Result<()> {
     for entry in fs::read_dir(lab)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUN_PREFIX)) {
+        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(RUN_PREFIX));
+        if named && !is_alive(&path)? {
             eprintln!("lab: cleaning {}, left behind by a run that was killed", path.display());
             clean(&path)?;
         }
     }
     Ok(())
+}
+
+/// Its owner holds the lock as long as it lives, however it ends.
+fn is_alive(run: &Path) -> Result<bool> {
+    match File::open(run.join(ALIVE)) {
+        Ok(file) => Ok(flock(&file, FlockOperation::NonBlockingLockShared).is_err()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>> {
