@@ -8,6 +8,8 @@
 mod after;
 #[path = "container/ground.rs"]
 mod ground;
+#[path = "container/knows.rs"]
+mod knows;
 mod lab;
 
 use std::time::Duration;

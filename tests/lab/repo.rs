@@ -58,8 +58,28 @@ pub fn publish(repository: &Path, suite: &str, packages: &[Package<'_>]) -> Resu
     publish_with(repository, suite, packages, &[])
 }
 
+/// As [`publish`], as somebody whom Debian does not know.
+pub fn publish_foreign(
+    repository: &Path,
+    suite: &str,
+    origin: &str,
+    packages: &[Package<'_>],
+) -> Result<()> {
+    publish_of(origin, repository, suite, packages, &[])
+}
+
 /// As [`publish`], with packages that others have built.
 pub fn publish_with(
+    repository: &Path,
+    suite: &str,
+    packages: &[Package<'_>],
+    archives: &[PathBuf],
+) -> Result<()> {
+    publish_of("Debian", repository, suite, packages, archives)
+}
+
+fn publish_of(
+    origin: &str,
     repository: &Path,
     suite: &str,
     packages: &[Package<'_>],
@@ -78,7 +98,7 @@ pub fn publish_with(
     fs::write(&listed, &index)?;
     let sum = sha256(&listed)?;
     let release = format!(
-        "Origin: Debian\nLabel: Debian\nSuite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n\
+        "Origin: {origin}\nLabel: {origin}\nSuite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n\
          Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {sum} {} main/binary-amd64/Packages\n",
         index.len(),
     );
