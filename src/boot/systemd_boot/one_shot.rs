@@ -21,6 +21,11 @@ const DEADMAN: &str = "deadman.cpio";
 /// Where kernel-install takes the command line of new entries from; without one it takes the running system's, a trial's too.
 const COMMAND_LINES: [&str; 2] = ["etc/kernel/cmdline", "usr/lib/kernel/cmdline"];
 
+/// On the ESP; 32 bytes with newer versions of systemd, 512 with older ones.
+const SEED: &str = "loader/random-seed";
+/// getrandom(2) gives up to 256 bytes at once without an interruption; more than the boot loader's hash takes in.
+const LONGEST_SEED: u64 = 256;
+
 type Result<T> = std::result::Result<T, SystemdBootError>;
 
 /// The trial of one run. Plain values: make it anew in each phase.
@@ -104,11 +109,14 @@ impl LoaderOneShot {
         std::fs::create_dir_all(&ours).map_err(at("create", &ours))?;
         replace_file(&ours.join(DEADMAN), &deadman::cpio(reset_after), 0o600)?;
         let named = arguments::by_subvolume_name(&next.arguments, &self.other_name);
+        // First, because the kernel wants an archive that is not compressed at a multiple of four, and not every version of the boot loader
+        // fills up what comes before. Early microcode is found behind it too.
+        let dead_man = [format!("/{DIRECTORY}/{DEADMAN}")];
         let entry = Entry {
             file: file(&self.run, "trial"),
             title: Some("safe-upgrade: the trial of the new system".into()),
             sort_key: None,
-            initrds: next.initrds.iter().cloned().chain([format!("/{DIRECTORY}/{DEADMAN}")]).collect(),
+            initrds: dead_man.into_iter().chain(next.initrds.iter().cloned()).collect(),
             arguments: arguments::for_trial(&named, &self.run),
             ..next
         };
@@ -180,6 +188,7 @@ impl LoaderOneShot {
     pub fn clean_up(&self) -> Result<()> {
         self.disarm_trial()?;
         self.unpin()?;
+        self.renew_seed()?;
         for volume in self.places.volumes() {
             for entry in places::entries_on(volume)?.iter().filter(|entry| entry.is_ours()) {
                 remove_file(&entry.path())?;
@@ -252,6 +261,20 @@ impl LoaderOneShot {
             Some(before) => Ok(self.places.variables.set(variables::DEFAULT, &before)?),
             None => Ok(self.places.variables.unset(variables::DEFAULT)?),
         }
+    }
+
+    /// The boot loader hands a seed for random numbers on, and makes the next one of it: one that a rollback has brought back would
+    /// be used twice.
+    fn renew_seed(&self) -> Result<()> {
+        let path = self.places.esp.join(SEED);
+        let length = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(at("look at", &path))?.len(),
+        };
+        let mut seed = vec![0; usize::try_from(length.min(LONGEST_SEED)).unwrap_or_default()];
+        rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| at("make anew", &path)(errno.into()))?;
+        Ok(replace_file(&path, &seed, 0o600)?)
     }
 
     fn is_pinned(&self, record: &Record) -> Result<bool> {

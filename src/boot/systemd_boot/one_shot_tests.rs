@@ -117,10 +117,9 @@ fn the_old_system_is_the_default_until_the_end() {
         assert!(trial.is_ready().unwrap());
         let booted = machine.reset();
         assert_eq!(booted.file, "safe-upgrade-r1-trial.conf");
-        assert_eq!(
-            booted.initrds,
-            [format!("/{TOKEN}/{NEW}/initrd.img-{NEW}"), "/safe-upgrade/deadman.cpio".into()]
-        );
+        let initrds = ["/safe-upgrade/deadman.cpio".into(), format!("/{TOKEN}/{NEW}/initrd.img-{NEW}")];
+        assert_eq!(booted.initrds, initrds);
+        assert_eq!(fs::metadata(machine.path("esp/safe-upgrade/deadman.cpio")).unwrap().len() % 4, 0);
         assert!(!trial.is_ready().unwrap());
         assert_eq!(machine.reset().file, OURS, "the trial boots once");
     }
@@ -130,8 +129,11 @@ fn the_old_system_is_the_default_until_the_end() {
     assert_eq!(machine.reset().file, OURS);
 
     trial.prove_commit().unwrap();
+    fs::write(machine.path("esp/loader/random-seed"), [7; 32]).unwrap();
     for _ in 0..2 {
         trial.clean_up().unwrap();
+        let seed = fs::read(machine.path("esp/loader/random-seed")).unwrap();
+        assert!(seed.len() == 32 && seed != [7; 32], "{seed:?}");
         assert_eq!(machine.reset().file, format!("{TOKEN}-{NEW}.conf"));
         assert_eq!(machine.text("esp/loader/loader.conf"), CONF);
         assert_eq!(fs::read_dir(machine.path("esp/loader/entries")).unwrap().count(), 2);
@@ -242,7 +244,11 @@ fn a_boot_partition_counts_when_the_boot_loader_knows_it() {
     machine.kernel_install("boot", NEW, "subvol=@");
     let places = Places { extended: Some(machine.path("boot")), ..machine.places() };
     assert_eq!(places.entries().unwrap().len(), 1);
-    machine.set(variables::ENTRIES, &format!("{TOKEN}-{NEW}.conf\0{TOKEN}-{OLD}.conf"));
+    let known = format!("{TOKEN}-{NEW}.conf\0{TOKEN}-{OLD}.conf\0");
+    let known: Vec<u8> = known.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let path =
+        format!("sys/firmware/efi/efivars/{}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", variables::ENTRIES);
+    fs::write(machine.path(&path), [&[6, 0, 0, 0][..], &known].concat()).unwrap();
     assert_eq!(places.entries().unwrap().len(), 2);
     let trial = LoaderOneShot { places, ..machine.trial() };
     trial.arm(NEW, 300).unwrap();
