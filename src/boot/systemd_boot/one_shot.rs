@@ -203,7 +203,7 @@ impl LoaderOneShot {
         Record::remove(&self.run_directory)
     }
 
-    /// Makes an entry the default that boots the old system with copies of what another entry boots, which may lie in a copy of its volume.
+    /// Describes an entry that boots the old system with copies of what another entry boots, which may lie in a copy of its volume.
     pub(super) fn keep(&self, from: &Entry, subvolume: u64) -> Result<Record> {
         self.keep_on(from, &from.volume, subvolume)
     }
@@ -233,8 +233,11 @@ impl LoaderOneShot {
             arguments: arguments::by_subvolume_id(&from.arguments, subvolume),
             ..from.clone()
         };
-        let now = self.places.variables.get(variables::DEFAULT)?;
-        let default = now.filter(|id| !is_ours(id));
+        let default = match self.places.variables.get(variables::DEFAULT)? {
+            // A try before this one has pinned it already, and remembers what it was.
+            Some(id) if is_ours(&id) => Record::read(&self.run_directory)?.and_then(|record| record.default),
+            other => other,
+        };
         let record = Record { old, kept, default, trial: None };
         record.write(&self.run_directory)?;
         Ok(record)

@@ -199,19 +199,26 @@ pub(super) fn entries_on(volume: &Path) -> Result<Vec<Entry>, SystemdBootError> 
     let directory = volume.join(ENTRIES);
     let mut entries = Vec::new();
     for name in names_in(&directory)? {
-        // Hidden ones are files that were being written.
-        if name.starts_with('.') || !name.to_lowercase().ends_with(".conf") {
+        // Hidden ones are files that were being written; the other ones the boot loader keeps for what it finds by itself.
+        if name.starts_with('.') || name.starts_with("auto-") || !name.to_lowercase().ends_with(".conf") {
             continue;
         }
         let path = directory.join(&name);
         let bytes = std::fs::read(&path).map_err(at("read", &path))?;
         let entry = Entry::parse(volume, &name, &String::from_utf8_lossy(&bytes));
-        let kernel = entry.linux.as_deref().and_then(|linux| entry.local(linux));
-        if kernel.is_none_or(|kernel| kernel.is_file()) {
+        if is_shown(&entry) {
             entries.push(entry);
         }
     }
     Ok(entries)
+}
+
+/// What names neither a kernel nor a program is no entry, and one whose kernel is not there is none.
+fn is_shown(entry: &Entry) -> bool {
+    match entry.linux.as_deref() {
+        Some(linux) => entry.local(linux).is_some_and(|kernel| kernel.is_file()),
+        None => !entry.foreign.is_empty(),
+    }
 }
 
 fn names_in(directory: &Path) -> Result<Vec<String>, SystemdBootError> {
