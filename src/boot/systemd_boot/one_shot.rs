@@ -113,7 +113,7 @@ impl LoaderOneShot {
         // fills up what comes before. Early microcode is found behind it too.
         let dead_man = [format!("/{DIRECTORY}/{DEADMAN}")];
         let entry = Entry {
-            file: file(&self.run, "trial"),
+            file: file(&self.run, "new"),
             title: Some("safe-upgrade: the trial of the new system".into()),
             sort_key: None,
             initrds: dead_man.into_iter().chain(next.initrds.iter().cloned()).collect(),
@@ -190,8 +190,8 @@ impl LoaderOneShot {
         self.unpin()?;
         self.renew_seed()?;
         for volume in self.places.volumes() {
-            for entry in places::entries_on(volume)?.iter().filter(|entry| entry.is_ours()) {
-                remove_file(&entry.path())?;
+            for path in places::ours_on(volume)? {
+                remove_file(&path)?;
             }
             let ours = volume.join(DIRECTORY);
             match std::fs::remove_dir_all(&ours) {

@@ -116,7 +116,7 @@ fn the_old_system_is_the_default_until_the_end() {
         assert!(found.command_line.ends_with("systemd.watchdog_sec=60 safe_upgrade.trial=r1"), "{found:?}");
         assert!(trial.is_ready().unwrap());
         let booted = machine.reset();
-        assert_eq!(booted.file, "safe-upgrade-r1-trial.conf");
+        assert_eq!(booted.file, "safe-upgrade-r1-new.conf");
         let initrds = ["/safe-upgrade/deadman.cpio".into(), format!("/{TOKEN}/{NEW}/initrd.img-{NEW}")];
         assert_eq!(booted.initrds, initrds);
         assert_eq!(fs::metadata(machine.path("esp/safe-upgrade/deadman.cpio")).unwrap().len() % 4, 0);
@@ -280,4 +280,34 @@ fn a_marked_boot_is_booted_once() {
         assert!(marked.is_cleared().unwrap());
         assert_eq!(fs::read_dir(machine.path("esp/loader/entries")).unwrap().count(), 1);
     }
+}
+
+/// Entries that were written by hand have no sort key: then names count, and ours would come first.
+#[test]
+fn without_sort_keys_a_boot_that_dies_is_no_default_either() {
+    let Some(machine) = Machine::new() else { return };
+    let entries = machine.path("esp/loader/entries");
+    let text =
+        machine.text(&format!("esp/loader/entries/{TOKEN}-{OLD}.conf")).replace("sort-key", "# sort-key");
+    fs::remove_file(entries.join(format!("{TOKEN}-{OLD}.conf"))).unwrap();
+    fs::write(entries.join("debian.conf"), text).unwrap();
+    let marked = Marked { id: "P1".into(), places: machine.places(), kernel: OLD.into() };
+    for _ in 0..2 {
+        marked.arm(["rdinit=/none".to_owned()]).unwrap();
+        assert_eq!(machine.reset().file, "safe-upgrade-p1-proof.conf");
+        assert_eq!(machine.reset().file, "debian.conf");
+    }
+    marked.disarm().unwrap();
+    assert_eq!(machine.text("esp/loader/loader.conf"), CONF);
+
+    // Without the pin, the old system still comes before the trial.
+    let trial = machine.trial();
+    trial.arm(OLD, 300).unwrap();
+    trial.prepare_trial(900).unwrap();
+    trial.disarm_trial().unwrap();
+    fs::write(machine.path("esp/loader/loader.conf"), CONF).unwrap();
+    assert_eq!(machine.reset().file, OURS);
+    fs::remove_dir_all(machine.path("esp").join(TOKEN)).unwrap();
+    trial.clean_up().unwrap();
+    assert_eq!(fs::read_dir(&entries).unwrap().count(), 1, "ours go whether they boot or not");
 }

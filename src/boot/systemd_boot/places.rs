@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::entry::{Entry, settings};
+use super::entry::{Entry, OURS, settings};
 use super::error::{SystemdBootError, at};
 use super::order::{self, Pins};
 use super::variables::{self, Variables};
@@ -195,7 +195,7 @@ fn pair(entry: &Entry) -> Result<Pair, SystemdBootError> {
 }
 
 /// The entries of one volume whose kernel is there: the boot loader leaves the others out.
-pub(super) fn entries_on(volume: &Path) -> Result<Vec<Entry>, SystemdBootError> {
+fn entries_on(volume: &Path) -> Result<Vec<Entry>, SystemdBootError> {
     let directory = volume.join(ENTRIES);
     let mut entries = Vec::new();
     for name in names_in(&directory)? {
@@ -211,6 +211,13 @@ pub(super) fn entries_on(volume: &Path) -> Result<Vec<Entry>, SystemdBootError> 
         }
     }
     Ok(entries)
+}
+
+/// The files of ours among the entries of a volume, whether they boot or not; half-written ones too.
+pub(super) fn ours_on(volume: &Path) -> Result<Vec<PathBuf>, SystemdBootError> {
+    let directory = volume.join(ENTRIES);
+    let ours = |name: &String| name.trim_start_matches('.').to_lowercase().starts_with(OURS);
+    Ok(names_in(&directory)?.into_iter().filter(ours).map(|name| directory.join(name)).collect())
 }
 
 /// What names neither a kernel nor a program is no entry, and one whose kernel is not there is none.

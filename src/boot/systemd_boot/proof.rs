@@ -3,8 +3,8 @@
 use super::entry::Entry;
 use super::error::{SystemdBootError, at};
 use super::one_shot::{is_ours, write};
-use super::places::Places;
-use super::{file, variables};
+use super::places::{self, Places};
+use super::{file, order, variables};
 use crate::system::durable::remove_file;
 
 /// A marked boot. Plain values: make it anew in each boot.
@@ -25,6 +25,7 @@ impl Marked {
     /// When there is no entry for it, or something can't be written.
     pub fn arm(&self, words: impl IntoIterator<Item = String>) -> Result<(), SystemdBootError> {
         let running = self.places.running(&self.kernel)?;
+        let running_id = running.id();
         let marked = Entry {
             file: file(&self.id, "proof"),
             title: Some("safe-upgrade: proof of the boot chain".into()),
@@ -32,8 +33,19 @@ impl Marked {
             arguments: running.arguments.iter().cloned().chain(words).collect(),
             ..running
         };
+        if self.would_stay(&marked)? {
+            self.places.write_conf(&places::pinned(&self.places.conf()?, &running_id))?;
+        }
         write(&marked)?;
         Ok(self.places.variables.set(variables::ONE_SHOT, &marked.id())?)
+    }
+
+    /// Whether it would be the default by its name, where entries are sorted by nothing else: a boot that dies would be booted for ever.
+    fn would_stay(&self, marked: &Entry) -> Result<bool, SystemdBootError> {
+        let mut entries = self.places.entries()?;
+        entries.push(marked.clone());
+        order::sort(&mut entries);
+        Ok(order::default(&entries, &self.places.pins()?).is_some_and(Entry::is_ours))
     }
 
     /// Whether the choice is used up.
@@ -52,6 +64,7 @@ impl Marked {
         if self.places.variables.get(variables::ONE_SHOT)?.is_some_and(|id| is_ours(&id)) {
             self.places.variables.unset(variables::ONE_SHOT)?;
         }
+        self.places.write_conf(&places::unpinned(&self.places.conf()?))?;
         for volume in self.places.volumes() {
             let path = volume.join(super::ENTRIES).join(file(&self.id, "proof"));
             if path.try_exists().map_err(at("look at", &path))? {
