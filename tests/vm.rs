@@ -24,6 +24,9 @@ const UPGRADE_LIMIT: Duration = Duration::from_secs(1800);
 /// The variable of the firmware that says whether Secure Boot is enforced; its last byte is the answer.
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
+/// The variable in which a boot loader tells its name.
+const LOADER_INFO: &str = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
 /// A machine of this layout boots, answers, reboots through its boot loader, and starts again after a pulled plug.
 fn boots(test: &str, layout: Layout, options: Options) {
     if vm::skipped(test) {
@@ -51,9 +54,14 @@ fn boots(test: &str, layout: Layout, options: Options) {
     timer.lap("plug pulled, boot");
     vm.reboot().unwrap();
     assert_eq!((vm.boots(), vm.resets()), (3, 1));
-    assert!(
-        vm.console_log().matches("GNU GRUB").count() + vm.console_log().matches("Loading Linux").count() >= 3
-    );
+    if layout == Layout::SystemdBoot {
+        let said = vm.sh(&format!("tr -d '\\000' <{LOADER_INFO}; bootctl status --no-pager")).unwrap();
+        assert!(said.contains("systemd-boot"), "{said}");
+        eprintln!("lab: {said}");
+    } else {
+        let log = vm.console_log();
+        assert!(log.matches("GNU GRUB").count() + log.matches("Loading Linux").count() >= 3);
+    }
     timer.lap("reboot");
     vm.power_off().unwrap();
     timer.lap("power off");
@@ -62,7 +70,7 @@ fn boots(test: &str, layout: Layout, options: Options) {
 /// The firmware is the expected one, and Secure Boot is what it should be.
 fn firmware(vm: &Vm, layout: Layout, options: Options) {
     let efi = vm.run("test -d /sys/firmware/efi").unwrap().code == 0;
-    assert_eq!(efi, layout == Layout::Uefi);
+    assert_eq!(efi, layout.is_uefi());
     if !efi {
         return;
     }
@@ -113,8 +121,12 @@ fn proves_its_boot_chain(test: &str, layout: Layout, options: Options) {
     let vm = Vm::start("prove-boot", layout, options).unwrap();
     vm.wait_agent(BOOT_LIMIT).unwrap();
     vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init")).unwrap();
-    let (menu, before) =
-        (vm.sh("b3sum /boot/grub/grub.cfg || sha256sum /boot/grub/grub.cfg").unwrap(), vm.boots());
+    // systemd-boot draws a new random seed at each boot.
+    let places = match layout {
+        Layout::SystemdBoot => "$(find /boot/efi -type f -not -name random-seed | sort)",
+        _ => "/boot/grub/grub.cfg",
+    };
+    let (menu, before) = (vm.sh(&format!("sha256sum {places}")).unwrap(), vm.boots());
     vm.begin("safe-upgrade check --prove-boot --yes").unwrap();
     vm.wait_boot(before + 1, BOOT_LIMIT).unwrap();
     vm.wait_boot(before + 2, BOOT_LIMIT).unwrap();
@@ -129,7 +141,7 @@ fn proves_its_boot_chain(test: &str, layout: Layout, options: Options) {
         "{proof:#}"
     );
     assert!(vm.console_log().contains("Kernel panic"), "no kernel has died");
-    assert_eq!(vm.sh("b3sum /boot/grub/grub.cfg || sha256sum /boot/grub/grub.cfg").unwrap(), menu);
+    assert_eq!(vm.sh(&format!("sha256sum {places}")).unwrap(), menu);
     assert_eq!(
         vm.sh("find /boot -name '*safe-upgrade*'; grep -c safe_upgrade /proc/cmdline || true").unwrap(),
         "0\n"
@@ -163,6 +175,8 @@ machine_tests! {
     vm_bios_ext4_boots: |test| boots(test, Layout::BiosExt4, Options::default());
     vm_uefi_boots: |test| boots(test, Layout::Uefi, Options::default());
     vm_uefi_secure_boot_boots: |test| boots(test, Layout::Uefi, SECURE);
+    vm_uefi_sdboot_boots: |test| boots(test, Layout::SystemdBoot, Options::default());
+    vm_uefi_sdboot_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::SystemdBoot, Options::default());
     vm_bios_inside_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosInside, Options::default());
     vm_bios_ext4_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosExt4, Options::default());
     vm_uefi_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, Options::default());
@@ -234,6 +248,17 @@ scenarios! { Layout::Uefi,
     vm_uefi_plug_while_rolling_back: CheckFails, WhileRollingBack;
 }
 
+scenarios! { Layout::SystemdBoot,
+    vm_uefi_sdboot_healthy: None, Stays;
+    vm_uefi_sdboot_check_fails: CheckFails, Stays;
+    vm_uefi_sdboot_kernel_panics: Panics, Stays;
+    vm_uefi_sdboot_root_not_found: RootNotFound, Stays;
+    vm_uefi_sdboot_boot_hangs: Hangs, Stays;
+    vm_uefi_sdboot_plug_while_upgrading: None, WhileUpgrading;
+    vm_uefi_sdboot_plug_in_trial: None, InTrial;
+    vm_uefi_sdboot_plug_while_rolling_back: CheckFails, WhileRollingBack;
+}
+
 /// Both endings on one machine: committed, with the boot code of the new release; then an operator wants the old one back.
 fn back_after_commit(test: &str, layout: Layout, extent: Extent) {
     if !vm::skipped(test) {
@@ -252,6 +277,7 @@ machine_tests! {
     vm_bios_inside_back_after_commit: |test| back_after_commit(test, Layout::BiosInside, Extent::Small);
     vm_bios_ext4_back_after_commit: |test| back_after_commit(test, Layout::BiosExt4, Extent::Small);
     vm_uefi_back_after_commit: |test| back_after_commit(test, Layout::Uefi, Extent::Small);
+    vm_uefi_sdboot_back_after_commit: |test| back_after_commit(test, Layout::SystemdBoot, Extent::Small);
     vm_bios_inside_whole_release_and_back: |test| back_after_commit(test, Layout::BiosInside, Extent::Full);
     vm_bios_inside_whole_release: |test| whole_release(test, Layout::BiosInside, Fault::None, End::Committed);
     vm_bios_inside_whole_release_check_fails:

@@ -1,6 +1,6 @@
 //! What the way in which a machine boots can promise: the method for the trial, and the guarantee level. Pure.
 
-use super::layout::{BootLayout, BootPlace, Firmware, Initramfs, Kexec, Loader, Partition};
+use super::layout::{BootLayout, BootPlace, Firmware, Initramfs, Kexec, Loader, Partition, SystemdBoot};
 
 /// How the trial is booted once, and only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub enum Method {
     EnvFileEsp,
     /// The same in a file on an ext4 `/boot`.
     EnvFileBoot,
+    /// systemd-boot's variable for one boot, which it deletes before it starts the trial.
+    LoaderOneShot,
     /// The running kernel starts the trial's; nothing that outlives a reset is written.
     Kexec,
     /// The root's name is given to the new system for the trial.
@@ -52,13 +54,7 @@ pub fn judge(layout: &BootLayout) -> Verdict {
             );
         }
         Loader::Grub(grub) => grub,
-        Loader::SystemdBoot => {
-            return by_name(
-                GuaranteeLevel::C,
-                "systemd-boot starts this machine: each new kernel becomes its default during the upgrade, and that \
-                 cannot be held back yet",
-            );
-        }
+        Loader::SystemdBoot(found) => return with_systemd_boot(layout, found),
         Loader::Other(name) => {
             let reason = format!("{name} starts this machine, and what it boots next cannot be held back");
             return by_name(GuaranteeLevel::C, &reason);
@@ -113,6 +109,40 @@ fn with_grub(layout: &BootLayout) -> Verdict {
     }
 }
 
+fn with_systemd_boot(layout: &BootLayout, found: &SystemdBoot) -> Verdict {
+    let method = Method::LoaderOneShot;
+    match loader_one_shot(layout, found) {
+        Ok(reason) => {
+            let remarks = remarks(layout, method);
+            Verdict { method, level: GuaranteeLevel::A, reason, better: Vec::new(), remarks }
+        }
+        Err(why) => {
+            let reason = format!(
+                "systemd-boot starts this machine, and each new kernel becomes its default during the upgrade, which can't be \
+                 held back: {why}"
+            );
+            let better = vec![format!("{}: {why}", title(method))];
+            Verdict { better, ..by_name(GuaranteeLevel::C, &reason) }
+        }
+    }
+}
+
+fn loader_one_shot(layout: &BootLayout, found: &SystemdBoot) -> Result<String, String> {
+    let Some(esp) = &layout.esp else { return Err("no ESP is mounted".into()) };
+    if esp.read_only {
+        return Err(format!("{} is mounted read-only", esp.point.display()));
+    }
+    found.variables.clone()?;
+    if !found.one_shot {
+        return Err("this systemd-boot does not say that it boots an entry once".into());
+    }
+    let entry = found.entry.as_ref().map_err(Clone::clone)?;
+    Ok(format!(
+        "systemd-boot deletes the trial's mark in the firmware before it starts the new system, and a copy of {entry} stays its \
+         default, so any reset boots the old one"
+    ))
+}
+
 fn env_file_esp(layout: &BootLayout) -> Result<String, String> {
     if layout.firmware == Firmware::Bios {
         return Err("this machine was started by a BIOS".into());
@@ -165,6 +195,7 @@ fn title(method: Method) -> &'static str {
     match method {
         Method::EnvFileEsp => "a mark on the ESP",
         Method::EnvFileBoot => "a mark on /boot",
+        Method::LoaderOneShot => "a mark in the firmware",
         Method::Kexec => "kexec",
         Method::ByName => "by name",
     }
@@ -293,10 +324,6 @@ mod tests {
         for firmware in [Firmware::Bios, UEFI] {
             for (loader, words) in [
                 (
-                    Loader::SystemdBoot,
-                    "systemd-boot starts this machine: each new kernel becomes its default during the upgrade, and that cannot be held back yet",
-                ),
-                (
                     Loader::Other("extlinux"),
                     "extlinux starts this machine, and what it boots next cannot be held back",
                 ),
@@ -316,6 +343,37 @@ mod tests {
                 );
                 assert_eq!((verdict.better, verdict.remarks), (vec![], vec![]));
             }
+        }
+    }
+
+    #[test]
+    fn systemd_boot_and_what_it_needs() {
+        let boot = SystemdBoot { one_shot: true, variables: Ok(()), entry: Ok("a-6.1.conf".into()) };
+        let judged = |found: &SystemdBoot, esp: Option<Partition>| {
+            judge(&BootLayout { loader: Loader::SystemdBoot(found.clone()), esp, ..layout(UEFI) })
+        };
+        let esp = partition("/efi", "vfat");
+        let verdict = judged(&boot, Some(esp.clone()));
+        assert_eq!((verdict.method, verdict.level), (Method::LoaderOneShot, GuaranteeLevel::A));
+        assert_eq!(
+            verdict.reason,
+            "systemd-boot deletes the trial's mark in the firmware before it starts the new system, and a copy of a-6.1.conf \
+             stays its default, so any reset boots the old one"
+        );
+        assert!(verdict.better.is_empty() && verdict.remarks.is_empty());
+        let old = SystemdBoot { one_shot: false, ..boot.clone() };
+        let locked = SystemdBoot { variables: Err("efivars is mounted read-only".into()), ..boot.clone() };
+        let unified = SystemdBoot { entry: Err("x.efi is a unified kernel image".into()), ..boot.clone() };
+        for (found, esp, word) in [
+            (&old, Some(esp.clone()), "does not say that it boots an entry once"),
+            (&locked, Some(esp.clone()), "efivars is mounted read-only"),
+            (&unified, Some(esp.clone()), "unified kernel image"),
+            (&boot, None, "no ESP is mounted"),
+            (&boot, Some(Partition { read_only: true, ..esp }), "/efi is mounted read-only"),
+        ] {
+            let verdict = judged(found, esp);
+            assert_eq!((verdict.method, verdict.level), (Method::ByName, GuaranteeLevel::C));
+            assert!(verdict.reason.contains(word) && verdict.better[0].contains(word), "{verdict:?}");
         }
     }
 

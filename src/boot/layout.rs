@@ -5,6 +5,7 @@ mod core_image;
 mod disk;
 mod facts;
 mod grub;
+mod systemd_boot;
 mod table;
 mod volumes;
 
@@ -53,7 +54,7 @@ pub enum Loader {
     /// GRUB 2.
     Grub(Grub),
     /// systemd-boot.
-    SystemdBoot,
+    SystemdBoot(SystemdBoot),
     /// One that this program knows by name only.
     Other(&'static str),
     /// None was found.
@@ -71,6 +72,17 @@ pub struct Grub {
     pub directory: PathBuf,
     /// There is a `grub.cfg` in its directory.
     pub menu: bool,
+}
+
+/// What there is of systemd-boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemdBoot {
+    /// It says that it boots an entry once by a variable.
+    pub one_shot: bool,
+    /// The firmware's variables can be written; or why not.
+    pub variables: Result<(), String>,
+    /// The file of the entry that boots the running system, of which a copy can be made; or why not.
+    pub entry: Result<String, String>,
 }
 
 /// A place from which the firmware starts GRUB.
@@ -164,6 +176,9 @@ pub enum LayoutError {
     /// The disks below a path could not be found out.
     #[error(transparent)]
     Disks(#[from] crate::system::disks::DisksError),
+    /// systemd-boot's variables or entries could not be read.
+    #[error(transparent)]
+    SystemdBoot(#[from] super::systemd_boot::SystemdBootError),
     /// A program failed.
     #[error(transparent)]
     Exec(#[from] crate::system::exec::ExecError),
@@ -216,7 +231,10 @@ fn read_asking(root: &Path, machine: &Machine) -> Result<BootLayout, LayoutError
         )
     } else {
         let (boot, esp) = volumes::find(root, machine.uuid)?;
-        let loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
+        let mut loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
+        if let Loader::SystemdBoot(found) = &mut loader {
+            *found = systemd_boot::find(root, esp.as_ref(), &boot, &kernel)?;
+        }
         (boot, esp, loader, facts::kexec(root, &kernel, machine.kexec)?)
     };
     let (initramfs, watchdog) = (facts::initramfs(root), facts::watchdog(root)?);

@@ -143,17 +143,60 @@ fn the_loader_that_ran_tells_its_name() {
     fake.write("boot/efi/loader/loader.conf", b"");
     assert!(matches!(fake.layout().loader, Loader::Grub(_)), "left-over files of systemd-boot");
     fake.write(variable, &utf16("systemd-boot 252.39\0"));
-    assert_eq!(fake.layout().loader, Loader::SystemdBoot);
+    assert!(matches!(fake.layout().loader, Loader::SystemdBoot(_)));
     fake.write(variable, &utf16("GRUB 2.12\0"));
     assert!(matches!(fake.layout().loader, Loader::Grub(_)));
     fs::remove_dir_all(fake.root().join("boot/grub")).unwrap();
     fs::remove_file(fake.root().join(variable)).unwrap();
-    assert_eq!(fake.layout().loader, Loader::SystemdBoot);
+    let Loader::SystemdBoot(found) = fake.layout().loader else { panic!("not found by its files") };
+    assert_eq!(found.entry, Err("no ESP is mounted".into()));
+    assert_eq!(found.variables, Err("/sys/firmware/efi/efivars is not mounted".into()));
     fs::remove_dir_all(fake.root().join("boot/efi")).unwrap();
     fake.write("boot/extlinux/extlinux.conf", b"");
     assert_eq!(fake.layout().loader, Loader::Other("extlinux"));
     fs::remove_dir_all(fake.root().join("boot/extlinux")).unwrap();
     assert_eq!(fake.layout().loader, Loader::None);
+}
+
+#[test]
+fn systemd_boot_with_an_esp() {
+    let efivars = "40 22 0:30 / /sys/firmware/efi/efivars rw - efivarfs efivarfs rw\n";
+    let fake = Fake::new(&with(&format!("30 22 254:1 / /efi rw - vfat /dev/vda1 rw\n{efivars}")));
+    let vendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    let info: Vec<u8> = "systemd-boot 252.39\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fake.write(
+        &format!("sys/firmware/efi/efivars/LoaderInfo-{vendor}"),
+        &[&[6, 0, 0, 0][..], &info].concat(),
+    );
+    fake.write(
+        &format!("sys/firmware/efi/efivars/LoaderFeatures-{vendor}"),
+        &[6, 0, 0, 0, 0xff, 0x0f, 0, 0, 0, 0, 0, 0],
+    );
+    fake.write("efi/EFI/systemd/systemd-bootx64.efi", b"");
+    fake.write(
+        "efi/loader/entries/a.conf",
+        b"linux /a/linux\ninitrd /a/initrd\noptions rootflags=subvol=@\n",
+    );
+    let found = |fake: &Fake| match fake.layout().loader {
+        Loader::SystemdBoot(found) => found,
+        other => panic!("{other:?}"),
+    };
+    let first = found(&fake);
+    assert_eq!((first.one_shot, first.variables), (true, Ok(())));
+    assert!(
+        first.entry.unwrap_err().contains("no entry of systemd-boot boots the running kernel 6.1.0-40-amd64")
+    );
+    fake.write("efi/a/linux", b"no kernel");
+    assert!(found(&fake).entry.unwrap_err().contains("is no kernel image"));
+    let mut kernel = vec![0; 2048];
+    kernel[0x1f1] = 3;
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
+    kernel[0x500..0x50e].copy_from_slice(b"6.1.0-40-amd64");
+    fake.write("efi/a/linux", &kernel);
+    assert_eq!(found(&fake).entry, Ok("a.conf".into()));
+    fake.write("efi/EFI/Linux/b.efi", b"");
+    assert!(found(&fake).entry.unwrap_err().contains("unified kernel image"));
 }
 
 #[test]

@@ -23,5 +23,6 @@ pub mod one_shot;
 pub mod proof;
 pub mod set;
 pub mod space;
+pub mod systemd_boot;
 
 pub use named_root::{BootTree, Effect, Facts, NamedRoot, NamedRootError, Refusal, Wish};

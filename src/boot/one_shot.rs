@@ -10,10 +10,10 @@
 //!
 //! Each step looks first, does what is missing, and is on disk when it returns.
 
-mod arguments;
+pub(super) mod arguments;
 mod error;
-mod files;
-mod record;
+pub(super) mod files;
+pub(super) mod record;
 mod way_back;
 
 use std::path::{Path, PathBuf};

@@ -17,6 +17,7 @@ use super::block::{self, Block, EnvPlace, NotQuotable};
 use super::for_grub::{self, ForGrubError};
 use super::kexec;
 use super::menu::{self, Boots, MenuError};
+use super::systemd_boot::{Marked, Places, SystemdBootError};
 
 /// What the marked command lines carry, with the proof's id behind it.
 pub const MARK: &str = "safe_upgrade.proof=";
@@ -154,8 +155,19 @@ pub struct Chain {
     pub menu: PathBuf,
     /// The kernel that runs, as `uname -r` says it.
     pub kernel: String,
-    /// The environment file and how GRUB finds it; without one the kernel is started by kexec.
-    pub env: Option<(PathBuf, EnvPlace)>,
+    /// Who boots the entry once.
+    pub way: Way,
+}
+
+/// Who boots a marked entry once.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// GRUB, by the environment file, which it finds there.
+    EnvFile(PathBuf, EnvPlace),
+    /// systemd-boot, by a variable.
+    SystemdBoot(Places),
+    /// The running kernel.
+    Kexec,
 }
 
 /// A proof that could not be prepared.
@@ -172,6 +184,8 @@ pub enum ChainError {
     Block(#[from] NotQuotable),
     #[error(transparent)]
     ForGrub(#[from] ForGrubError),
+    #[error(transparent)]
+    SystemdBoot(#[from] SystemdBootError),
     #[error(transparent)]
     Kexec(#[from] kexec::KexecError),
 }
@@ -200,9 +214,10 @@ impl Chain {
     /// # Errors
     /// When it can't be read.
     pub fn is_cleared(&self) -> Result<bool> {
-        match &self.env {
-            Some((file, _)) => Ok(for_grub::chooses_none(file)?),
-            None => Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?),
+        match &self.way {
+            Way::EnvFile(file, _) => Ok(for_grub::chooses_none(file)?),
+            Way::SystemdBoot(places) => Ok(self.marked(places).is_cleared()?),
+            Way::Kexec => Ok(!kexec::loaded().map_err(read(Path::new("/sys/kernel/kexec_loaded")))?),
         }
     }
 
@@ -211,19 +226,31 @@ impl Chain {
     /// # Errors
     /// Names what could not be taken away.
     pub fn disarm(&self) -> Result<()> {
-        let Some((file, _)) = &self.env else { return Ok(kexec::unload()?) };
-        for_grub::strip_menu(&self.menu)?;
-        Ok(for_grub::forget(file)?)
+        match &self.way {
+            Way::EnvFile(file, _) => {
+                for_grub::strip_menu(&self.menu)?;
+                Ok(for_grub::forget(file)?)
+            }
+            Way::SystemdBoot(places) => Ok(self.marked(places).disarm()?),
+            Way::Kexec => Ok(kexec::unload()?),
+        }
+    }
+
+    fn marked(&self, places: &Places) -> Marked {
+        Marked { id: self.id.clone(), places: places.clone(), kernel: self.kernel.clone() }
     }
 
     fn arm(&self, more: &[&str]) -> Result<()> {
+        let ours = [format!("{MARK}{}", self.id), format!("panic={PANIC_SECONDS}")];
+        let ours = ours.into_iter().chain(more.iter().map(|word| (*word).to_owned()));
+        if let Way::SystemdBoot(places) = &self.way {
+            return Ok(self.marked(places).arm(ours)?);
+        }
         let plain = block::strip(&std::fs::read(&self.menu).map_err(read(&self.menu))?);
         let old = self.entry(&plain)?;
-        let ours = [format!("{MARK}{}", self.id), format!("panic={PANIC_SECONDS}")];
-        let more = more.iter().map(|word| (*word).to_owned());
-        let arguments = old.arguments.iter().cloned().chain(ours).chain(more).collect();
+        let arguments = old.arguments.iter().cloned().chain(ours).collect();
         let marked = Boots { arguments, ..old.clone() };
-        let Some((file, place)) = &self.env else { return load(&marked) };
+        let Way::EnvFile(file, place) = &self.way else { return load(&marked) };
         if let Some(directory) = file.parent() {
             std::fs::create_dir_all(directory).map_err(read(directory))?;
         }

@@ -25,6 +25,8 @@ pub enum FallbackMethod {
     EnvFileEsp,
     /// GRUB boots the trial once, by a variable in an environment file on a plain `/boot` partition.
     EnvFileBoot,
+    /// systemd-boot boots the trial once, by its variable `LoaderEntryOneShot` in the firmware.
+    LoaderOneShot,
     /// The running kernel starts the trial's kernel; nothing on disk ever leads to the trial.
     Kexec,
     /// The root's name leads to the trial until somebody gives it back: only a living userspace can.
@@ -50,6 +52,7 @@ impl FallbackMethod {
         match self {
             Self::EnvFileEsp => "GRUB boots the trial once, by an environment file on the ESP",
             Self::EnvFileBoot => "GRUB boots the trial once, by an environment file on /boot",
+            Self::LoaderOneShot => "systemd-boot boots the trial once, by its variable LoaderEntryOneShot",
             Self::Kexec => "the trial is started by kexec; the boot loader knows only the old system",
             Self::ByName => "the root's name leads to a clone of the snapshot",
         }

@@ -253,7 +253,11 @@ pub fn combine(
 
 fn ask(what: &'static str, arguments: &[&str]) -> Result<String, HealthError> {
     Exec::new("systemctl")
-        .and_then(|exec| exec.arg("--no-pager").args(arguments).limit(LIMIT).text())
+        .and_then(|exec| {
+            // systemctl itself gives up after 25 seconds, which a busy machine may need for its list of unit files.
+            let exec = exec.env("SYSTEMD_BUS_TIMEOUT", format!("{}s", LIMIT.as_secs()));
+            exec.arg("--no-pager").args(arguments).limit(LIMIT).text()
+        })
         .map_err(|source| HealthError::Ask { what, source })
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use super::{Result, boot, loader, plan, trouble};
-use crate::boot::proof::{self, Chain, Next, Proof, Seen, Stage};
+use crate::boot::proof::{self, Chain, Next, Proof, Seen, Stage, Way};
 use crate::driver::Trouble;
 use crate::evidence::FallbackMethod;
 use crate::finding::{Finding, Severity};
@@ -166,8 +166,12 @@ fn reboot(method: FallbackMethod) -> Result<Infallible> {
 
 fn chain(proof: &Proof, method: FallbackMethod) -> Result<Chain> {
     let (layout, _) = loader::verdict()?;
-    let env = loader::env_file(method, &layout)?;
-    Ok(Chain { id: proof.id.clone(), menu: PathBuf::from("/boot/grub/grub.cfg"), kernel: layout.kernel, env })
+    let way = match (method, loader::env_file(method, &layout)?) {
+        (FallbackMethod::LoaderOneShot, _) => Way::SystemdBoot(loader::places(&layout)?),
+        (_, Some((file, place))) => Way::EnvFile(file, place),
+        (_, None) => Way::Kexec,
+    };
+    Ok(Chain { id: proof.id.clone(), menu: PathBuf::from("/boot/grub/grub.cfg"), kernel: layout.kernel, way })
 }
 
 fn keep(places: &StateDirectory, proof: &Proof) -> Result<()> {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::{Machine, Result, trouble};
 use crate::boot::kernels;
-use crate::boot::layout::{self, BootLayout, BootPlace};
+use crate::boot::layout::{self, BootLayout, BootPlace, Loader, Partition};
 use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::boot::space::{self, Needed};
+use crate::boot::systemd_boot::{self, Places};
 use crate::driver::Trouble;
 use crate::evidence::{BootMember, RestoredMember};
 use crate::finding::Finding;
@@ -24,6 +25,15 @@ const ESP: &str = "esp";
 /// What the machine boots by until everything else is back: the menu, then the kernels that it names.
 const LAST_OF_BOOT: [&str; 2] = ["grub/grub.cfg", "safe-upgrade"];
 const LAST_OF_ESP: [&str; 1] = ["EFI/safe-upgrade"];
+
+/// Where the set has its copies of what both systems share; `None` where there is no filesystem of that kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Copies {
+    /// Of `/boot`.
+    pub(super) boot: Option<PathBuf>,
+    /// Of the ESP.
+    pub(super) esp: Option<PathBuf>,
+}
 
 /// A release upgrade brings one new kernel.
 const NEW_KERNELS: u64 = 1;
@@ -79,18 +89,23 @@ pub(super) fn forget(machine: &Machine) -> Result<()> {
     }
 }
 
-/// Where the set has its copy of `/boot`; `None` when that is no filesystem of its own.
-pub(super) fn copy_of_boot(machine: &Machine, captured: &Captured) -> Option<PathBuf> {
-    let is_there = captured.members.iter().any(|member| member.name == BOOT);
-    is_there.then(|| directory(machine).join(BOOT).join("tree"))
+/// The set's copies.
+pub(super) fn copies(machine: &Machine, captured: &Captured) -> Copies {
+    let copy = |name: &str| {
+        let is_there = captured.members.iter().any(|member| member.name == name);
+        is_there.then(|| directory(machine).join(name).join("tree"))
+    };
+    Copies { boot: copy(BOOT), esp: copy(ESP) }
 }
 
 /// Brings all of it back, and compares every byte. Repeatable; durable when it returns.
 pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<RestoredMember>> {
     let mut options = RestoreOptions::default();
+    let run = machine.names.run();
     for member in &captured.members {
         let last: &[&str] = if member.name == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
-        options.last.insert(member.name.clone(), last.iter().map(PathBuf::from).collect());
+        let last = last_of_systemd_boot(run).into_iter().chain(last.iter().map(PathBuf::from));
+        options.last.insert(member.name.clone(), last.collect());
     }
     let restored =
         set::restore(&directory(machine), &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
@@ -102,6 +117,12 @@ pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<Rest
     let code =
         restored.code.iter().map(|(disk, _)| RestoredMember { name: code_name(disk), differences: vec![] });
     Ok(members.chain(code).collect())
+}
+
+/// The pin of our entry, the entry, and what it boots.
+fn last_of_systemd_boot(run: &str) -> [PathBuf; 3] {
+    let entry = Path::new(systemd_boot::ENTRIES).join(systemd_boot::old_entry(run));
+    [PathBuf::from(systemd_boot::LOADER_CONF), entry, PathBuf::from(systemd_boot::DIRECTORY)]
 }
 
 /// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
@@ -118,7 +139,13 @@ pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
         let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd);
         findings.extend(shortage(&space::needed(&pairs, NEW_KERNELS, kept.copied()), &partition.point)?);
     }
-    if let Some(esp) = &layout.esp {
+    if let (Loader::SystemdBoot(_), Some(places)) = (&layout.loader, Places::of(layout)) {
+        for (volume, pairs) in places.stock().map_err(trouble)? {
+            let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).copied();
+            let fresh = if pairs.is_empty() { 0 } else { NEW_KERNELS };
+            findings.extend(shortage(&space::needed(&pairs, fresh, kept), &volume)?);
+        }
+    } else if let Some(esp) = &layout.esp {
         findings.extend(shortage(&space::needed_on_esp(LOADER_BYTES), &esp.point)?);
     }
     Ok(findings)
@@ -141,7 +168,10 @@ fn members(layout: &BootLayout) -> Vec<Member> {
         BootPlace::Separate(partition) => Some(Member { name: BOOT.into(), point: partition.point.clone() }),
         BootPlace::Inside => None,
     };
-    let esp = layout.esp.as_ref().map(|esp| Member { name: ESP.into(), point: esp.point.clone() });
+    // An ESP at /boot is one filesystem, not two.
+    let same = |esp: &&Partition| boot.as_ref().is_none_or(|boot| boot.point != esp.point);
+    let esp = layout.esp.as_ref().filter(same);
+    let esp = esp.map(|esp| Member { name: ESP.into(), point: esp.point.clone() });
     boot.into_iter().chain(esp).collect()
 }
 

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //!   arm        installers held off; by default the old system boots
-//!   prepare    the trial boots once: by GRUB's environment file, by kexec, or by the root's name
+//!   prepare    the trial boots once: by GRUB's environment file, by systemd-boot's variable, by kexec, or by the root's name
 //!   restore    the trial can't boot any more; /boot, ESP and boot code are brought back
 //!   settle     the new system's own menu, the root's name, and the boot code that was held off
 //! ```
 
 use std::path::{Path, PathBuf};
 
-use super::{Result, trouble};
+use super::{Result, boot_set, trouble};
 use crate::boot::block::EnvPlace;
 use crate::boot::judge::{self, Method, Verdict};
 use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition};
 use crate::boot::named_root::NamedRoot;
 use crate::boot::one_shot::{self, OldSystem, OneShot, OneShotError, Trial};
+use crate::boot::systemd_boot::{LoaderOneShot, Places};
 use crate::boot::{kernels, kexec};
 use crate::driver::Trouble;
 use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
@@ -37,6 +38,7 @@ pub(super) fn promise(verdict: &Verdict) -> Promise {
     let method = match verdict.method {
         Method::EnvFileEsp => FallbackMethod::EnvFileEsp,
         Method::EnvFileBoot => FallbackMethod::EnvFileBoot,
+        Method::LoaderOneShot => FallbackMethod::LoaderOneShot,
         Method::Kexec => FallbackMethod::Kexec,
         Method::ByName => FallbackMethod::ByName,
     };
@@ -48,16 +50,23 @@ pub(super) fn promise(verdict: &Verdict) -> Promise {
     Promise { method, level, reason: verdict.reason.clone() }
 }
 
-/// GRUB, as one run uses it.
+/// The boot loader, as one run uses it.
 #[derive(Debug)]
 pub(super) struct Loader {
     method: FallbackMethod,
     kernel: String,
-    one_shot: OneShot,
+    way: Way,
+}
+
+/// Who boots the trial once.
+#[derive(Debug)]
+enum Way {
+    Grub(OneShot),
+    SystemdBoot(LoaderOneShot),
 }
 
 impl Loader {
-    /// The machine's GRUB; `None` where there is none to care for (a container, or a boot loader that the plan has waived).
+    /// The machine's boot loader; `None` where there is none to care for (a container, or a boot loader that the plan has waived).
     pub(super) fn of(
         plan: &Plan,
         names: &RunNames,
@@ -65,40 +74,43 @@ impl Loader {
         top: &TopLevel,
     ) -> Result<Option<Self>> {
         let layout = layout::read(Path::new("/")).map_err(trouble)?;
-        if layout.container || !matches!(layout.loader, Kind::Grub(_)) {
-            return match plan.promise.method {
-                FallbackMethod::ByName => Ok(None),
-                method => {
-                    Err(Trouble::new(format!("GRUB is gone, but the plan relies on it ({})", method.words())))
-                }
-            };
+        let method = plan.promise.method;
+        let way = match (&layout.loader, method) {
+            _ if layout.container => None,
+            (Kind::Grub(_), FallbackMethod::LoaderOneShot) => None,
+            (Kind::Grub(_), _) => Some(Way::Grub(grub(plan, names, directory, top, &layout)?)),
+            (Kind::SystemdBoot(_), FallbackMethod::LoaderOneShot) => {
+                Some(Way::SystemdBoot(systemd_boot(plan, names, directory, &layout)?))
+            }
+            _ => None,
+        };
+        match way {
+            Some(way) => Ok(Some(Self { method, kernel: layout.kernel, way })),
+            None if method == FallbackMethod::ByName => Ok(None),
+            None => Err(Trouble::new(format!(
+                "the boot loader that the plan relies on is gone ({})",
+                method.words()
+            ))),
         }
-        let boot = match layout.boot {
-            BootPlace::Inside => one_shot::BootPlace::InRoot,
-            BootPlace::Separate(_) => one_shot::BootPlace::Separate,
-        };
-        let one_shot = OneShot {
-            run: plan.run.to_string(),
-            method: choice(plan.promise.method, &layout)?,
-            boot,
-            root_name: plan.root.name.clone(),
-            other_name: names.other_root(),
-            running: PathBuf::from("/"),
-            old_tree: top.path(Path::new(&plan.root.name)),
-            run_directory: directory.to_owned(),
-        };
-        Ok(Some(Self { method: plan.promise.method, kernel: layout.kernel, one_shot }))
     }
 
     /// By default the old system boots, and nothing that packages run changes that. Probes first.
     pub(super) fn arm(&self, clone: u64) -> Result<()> {
-        let old = OldSystem { kernel: self.kernel.clone(), subvolume: clone };
-        self.one_shot.arm(&old).map_err(trouble)
+        match &self.way {
+            Way::Grub(one_shot) => {
+                let old = OldSystem { kernel: self.kernel.clone(), subvolume: clone };
+                one_shot.arm(&old).map_err(trouble)
+            }
+            Way::SystemdBoot(one_shot) => one_shot.arm(&self.kernel, clone).map_err(trouble),
+        }
     }
 
     /// What is wrong with the armed loader, if anything.
     pub(super) fn fault(&self) -> Result<Option<String>> {
-        self.one_shot.fault().map_err(trouble)
+        match &self.way {
+            Way::Grub(one_shot) => one_shot.fault().map_err(trouble),
+            Way::SystemdBoot(one_shot) => one_shot.fault().map_err(trouble),
+        }
     }
 
     /// The trial boots next, once; without a one-shot method, by the root's name. Probes first.
@@ -106,54 +118,81 @@ impl Loader {
         if !self.method.is_one_shot() {
             return self.switch(root);
         }
-        let trial = self.one_shot.prepare_trial(deadline).map_err(trouble)?;
+        let trial = match &self.way {
+            Way::Grub(one_shot) => one_shot.prepare_trial(deadline).map_err(trouble)?,
+            Way::SystemdBoot(one_shot) => one_shot.prepare_trial(deadline).map_err(trouble)?,
+        };
         prove(&trial)?;
         if self.method == FallbackMethod::Kexec { load(&trial) } else { Ok(()) }
     }
 
     /// The boot after this one is the trial again: by name it is already. Probes first.
     pub(super) fn trial_again(&self) -> Result<()> {
-        if self.method.is_one_shot() { self.one_shot.choose_again().map_err(trouble) } else { Ok(()) }
+        match &self.way {
+            Way::Grub(_) if !self.method.is_one_shot() => Ok(()),
+            Way::Grub(one_shot) => one_shot.choose_again().map_err(trouble),
+            Way::SystemdBoot(one_shot) => one_shot.choose_again().map_err(trouble),
+        }
     }
 
     /// Whether the next boot is the trial, once.
     pub(super) fn is_ready(&self) -> Result<bool> {
-        match self.method {
-            FallbackMethod::ByName => Ok(false),
-            FallbackMethod::Kexec => {
-                Ok(kexec::loaded().map_err(trouble)? && self.one_shot.is_ready().map_err(trouble)?)
+        match (&self.way, self.method) {
+            (_, FallbackMethod::ByName) => Ok(false),
+            (Way::Grub(one_shot), FallbackMethod::Kexec) => {
+                Ok(kexec::loaded().map_err(trouble)? && one_shot.is_ready().map_err(trouble)?)
             }
-            _ => self.one_shot.is_ready().map_err(trouble),
+            (Way::Grub(one_shot), _) => one_shot.is_ready().map_err(trouble),
+            (Way::SystemdBoot(one_shot), _) => one_shot.is_ready().map_err(trouble),
         }
     }
 
     /// Loads the trial's kernel again when it is not loaded (another process of this boot may have prepared it). Probes first.
     pub(super) fn load_trial(&self) -> Result<()> {
-        if kexec::loaded().map_err(trouble)? {
-            return Ok(());
+        match &self.way {
+            Way::Grub(one_shot) if !kexec::loaded().map_err(trouble)? => {
+                load(&one_shot.trial().map_err(trouble)?)
+            }
+            _ => Ok(()),
         }
-        load(&self.one_shot.trial().map_err(trouble)?)
     }
 
     /// The trial can't boot any more. The first act of every way back. Probes first.
     pub(super) fn disarm(&self) -> Result<()> {
-        match self.one_shot.disarm_trial() {
-            // The filesystem is mounted ([`env_file`]): what is not there chooses nothing. An earlier try may have come this far.
-            Ok(()) | Err(OneShotError::EnvFileGone { .. }) => Ok(()),
-            Err(error) => Err(trouble(error)),
+        match &self.way {
+            Way::Grub(one_shot) => match one_shot.disarm_trial() {
+                // The filesystem is mounted ([`env_file`]): what is not there chooses nothing. An earlier try may have come this far.
+                Ok(()) | Err(OneShotError::EnvFileGone { .. }) => Ok(()),
+                Err(error) => Err(trouble(error)),
+            },
+            Way::SystemdBoot(one_shot) => one_shot.disarm_trial().map_err(trouble),
         }
     }
 
-    /// Where both systems share `/boot`: the old one is the default from here on, whatever else is brought back meanwhile. Probes first.
-    pub(super) fn arm_way_back(&self, boot_copy: &Path, clone: u64) -> Result<()> {
-        self.one_shot.arm_way_back(boot_copy, clone).map_err(trouble)
+    /// Where both systems share what the boot loader reads: the old one is the default from here on, whatever else is brought back
+    /// meanwhile. Probes first.
+    pub(super) fn arm_way_back(&self, copies: &boot_set::Copies, clone: u64) -> Result<()> {
+        match (&self.way, copies) {
+            (Way::Grub(one_shot), boot_set::Copies { boot: Some(boot), .. }) => {
+                one_shot.arm_way_back(boot, clone).map_err(trouble)
+            }
+            (Way::SystemdBoot(one_shot), boot_set::Copies { boot, esp }) => {
+                // The ESP may be what is mounted at /boot.
+                let Some(from) = esp.as_ref().or(boot.as_ref()) else { return Ok(()) };
+                one_shot.arm_way_back(from, boot.as_deref(), clone).map_err(trouble)
+            }
+            (Way::Grub(_), _) => Ok(()),
+        }
     }
 
     /// The new system for good: its own menu, the root's name, then the boot code that was held off. Probes first.
     pub(super) fn settle(&self, root: &NamedRoot<'_>) -> Result<()> {
         self.switch(root)?;
         self.clean_up()?;
-        self.one_shot.run_held_off().map(drop).map_err(trouble)
+        match &self.way {
+            Way::Grub(one_shot) => one_shot.run_held_off().map(drop).map_err(trouble),
+            Way::SystemdBoot(_) => Ok(()),
+        }
     }
 
     /// Takes [`Loader::arm`] and everything after it back. Probes first.
@@ -164,19 +203,75 @@ impl Loader {
 
     /// Nothing of ours is left in the loader's places. Probes first.
     pub(super) fn clean_up(&self) -> Result<()> {
-        self.one_shot.clean_up().map_err(trouble)
+        match &self.way {
+            Way::Grub(one_shot) => one_shot.clean_up().map_err(trouble),
+            Way::SystemdBoot(one_shot) => one_shot.clean_up().map_err(trouble),
+        }
     }
 
     /// The root's name leads to the upgraded root, and the menu says so. In this order each moment boots one whole system:
-    /// a menu inside the root takes force with the name; a shared one would boot the old tree by the name until then.
+    /// a menu inside the root takes force with the name; a shared one would boot the old tree by the name until then. systemd-boot boots
+    /// the old tree by its id until [`Loader::clean_up`] takes the pins away.
     fn switch(&self, root: &NamedRoot<'_>) -> Result<()> {
-        if self.one_shot.menu_comes_before_exchange() {
-            self.one_shot.commit_menu().map_err(trouble)?;
-            return root.prepare_trial().map(drop).map_err(trouble);
+        match &self.way {
+            Way::Grub(one_shot) if one_shot.menu_comes_before_exchange() => {
+                one_shot.commit_menu().map_err(trouble)?;
+                root.prepare_trial().map(drop).map_err(trouble)
+            }
+            Way::Grub(one_shot) => {
+                root.prepare_trial().map_err(trouble)?;
+                one_shot.commit_menu().map_err(trouble)
+            }
+            Way::SystemdBoot(one_shot) => {
+                one_shot.prove_commit().map_err(trouble)?;
+                root.prepare_trial().map(drop).map_err(trouble)
+            }
         }
-        root.prepare_trial().map_err(trouble)?;
-        self.one_shot.commit_menu().map_err(trouble)
     }
+}
+
+fn grub(
+    plan: &Plan,
+    names: &RunNames,
+    directory: &Path,
+    top: &TopLevel,
+    layout: &BootLayout,
+) -> Result<OneShot> {
+    let boot = match layout.boot {
+        BootPlace::Inside => one_shot::BootPlace::InRoot,
+        BootPlace::Separate(_) => one_shot::BootPlace::Separate,
+    };
+    Ok(OneShot {
+        run: plan.run.to_string(),
+        method: choice(plan.promise.method, layout)?,
+        boot,
+        root_name: plan.root.name.clone(),
+        other_name: names.other_root(),
+        running: PathBuf::from("/"),
+        old_tree: top.path(Path::new(&plan.root.name)),
+        run_directory: directory.to_owned(),
+    })
+}
+
+fn systemd_boot(
+    plan: &Plan,
+    names: &RunNames,
+    directory: &Path,
+    layout: &BootLayout,
+) -> Result<LoaderOneShot> {
+    Ok(LoaderOneShot {
+        run: plan.run.to_string(),
+        places: places(layout)?,
+        root_name: plan.root.name.clone(),
+        other_name: names.other_root(),
+        running: PathBuf::from("/"),
+        run_directory: directory.to_owned(),
+    })
+}
+
+/// Where systemd-boot reads.
+pub(super) fn places(layout: &BootLayout) -> Result<Places> {
+    Places::of(layout).ok_or_else(|| Trouble::new("no ESP is mounted, from which systemd-boot reads"))
 }
 
 /// A kernel without its modules, or an initrd that was cut, is not tried.
@@ -206,7 +301,9 @@ pub(super) fn env_file(method: FallbackMethod, layout: &BootLayout) -> Result<Op
         (FallbackMethod::EnvFileEsp, _) => (layout.esp.as_ref(), ESP_ENV),
         (FallbackMethod::EnvFileBoot, BootPlace::Separate(partition)) => (Some(partition), BOOT_ENV),
         (FallbackMethod::EnvFileBoot, BootPlace::Inside) => (None, BOOT_ENV),
-        (FallbackMethod::Kexec | FallbackMethod::ByName, _) => return Ok(None),
+        (FallbackMethod::Kexec | FallbackMethod::LoaderOneShot | FallbackMethod::ByName, _) => {
+            return Ok(None);
+        }
     };
     let partition: &Partition = partition.ok_or_else(|| {
         Trouble::new(format!("the filesystem of {file} is not mounted ({})", method.words()))

@@ -42,9 +42,9 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     let clone = root.before_restore().map_err(trouble)?;
     // What can't be brought back must be known while the names still fit what is there.
     let set = boot_set::ready(machine)?;
-    let copy_of_boot = set.as_ref().and_then(|set| boot_set::copy_of_boot(machine, set));
-    if let (Some(loader), Some(boot)) = (&loader, copy_of_boot) {
-        loader.arm_way_back(&boot, clone.id)?;
+    let copies = set.as_ref().map(|set| boot_set::copies(machine, set));
+    if let (Some(loader), Some(copies)) = (&loader, &copies) {
+        loader.arm_way_back(copies, clone.id)?;
     }
     root.restore().map_err(trouble)?;
     let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, &set))?;

@@ -89,10 +89,25 @@ printf 'search.fs_uuid %s root\nset prefix=($root)"/@/boot/grub"\nconfigfile $pr
     >/run/esp/EFI/debian/grub.cfg
 "#;
 
+/// As `bootctl install` and the hooks of systemd-boot's package would, which want a mounted ESP.
+const SYSTEMD_BOOT: &str = r#"set -e
+mkdir -p /run/esp
+# kernel-install names files from the top of the filesystem that they are on.
+mount -t tmpfs tmpfs /run/esp
+mkdir -p /boot/efi /etc/kernel /run/esp/EFI/systemd /run/esp/EFI/BOOT /run/esp/loader/entries "/run/esp/$(cat /etc/machine-id)"
+cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /run/esp/EFI/systemd/
+cp /usr/lib/systemd/boot/efi/systemd-bootx64.efi /run/esp/EFI/BOOT/BOOTX64.EFI
+echo 'timeout 0' >/run/esp/loader/loader.conf
+echo type1 >/run/esp/loader/entries.srel
+echo "root=UUID=$ROOT_UUID ro rootflags=subvol=@ quiet console=ttyS0,115200 net.ifnames=0 no_timer_check" >/etc/kernel/cmdline
+for kernel in /boot/vmlinuz-*; do BOOT_ROOT=/run/esp kernel-install add "${kernel#/boot/vmlinuz-}" "$kernel"; done
+"#;
+
 /// The golden disk of a layout: it is made on the first call in a week.
 pub fn golden(layout: Layout) -> Result<PathBuf> {
     let lab = lab_directory();
-    let scripts = format!("{FILES:?}{MASKED}{SET_UP}{BIOS}{UEFI}{SIZE}");
+    let more = if layout == Layout::SystemdBoot { SYSTEMD_BOOT } else { "" };
+    let scripts = format!("{FILES:?}{MASKED}{SET_UP}{BIOS}{UEFI}{SIZE}{more}");
     let golden = lab.join(format!("{PREFIX}golden-{}-{}.img", layout.name(), base::key(&scripts)?));
     if golden.exists() {
         return Ok(golden);
@@ -142,6 +157,7 @@ impl Partitioned {
                 &["-n1:2048:+2M", "-t1:ef02", "-n2:0:+400M", "-t2:8300", "-n3:0:0", "-t3:8300"]
             }
             Layout::Uefi => &["-n1:2048:+128M", "-t1:ef00", "-n2:0:0", "-t2:8300"],
+            Layout::SystemdBoot => &["-n1:2048:+256M", "-t1:ef00", "-n2:0:0", "-t2:8300"],
         };
         tool("sgdisk", &[&["-o"], parts, &[&path]].concat())?;
         let device = tool("losetup", &["--find", "--show", &path])?.trim().to_owned();
@@ -161,7 +177,7 @@ impl Partitioned {
     }
 
     fn esp(&self) -> Option<String> {
-        (self.layout == Layout::Uefi).then(|| format!("{}p1", self.device))
+        self.layout.is_uefi().then(|| format!("{}p1", self.device))
     }
 
     fn format(&mut self) -> Result<()> {
@@ -252,6 +268,7 @@ fn set_up(disk: &Partitioned, root: &Path) -> Result<()> {
     let packages = match disk.layout {
         Layout::BiosInside | Layout::BiosExt4 => "grub-pc",
         Layout::Uefi => "grub-efi-amd64 grub-efi-amd64-signed shim-signed",
+        Layout::SystemdBoot => "systemd-boot",
     };
     let inside = |script: &str| -> Result<()> {
         let exec = Exec::new("chroot").map_err(told)?.arg(root).args(["sh", "-c", script]);
@@ -261,9 +278,11 @@ fn set_up(disk: &Partitioned, root: &Path) -> Result<()> {
     };
     inside(SET_UP)?;
     let Some(esp) = disk.esp() else { return inside(BIOS) };
-    inside(UEFI)?;
-    let tree = root.join("run/esp/EFI").to_string_lossy().into_owned();
-    tool("mcopy", &["-i", &esp, "-s", &tree, "::"]).map(drop)
+    inside(if disk.layout == Layout::SystemdBoot { SYSTEMD_BOOT } else { UEFI })?;
+    for tree in fs::read_dir(root.join("run/esp"))? {
+        tool("mcopy", &["-i", &esp, "-s", &tree?.path().to_string_lossy(), "::"])?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, mode: u32, content: &str) -> Result<()> {

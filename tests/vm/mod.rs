@@ -43,11 +43,13 @@ pub enum Layout {
     BiosExt4,
     /// UEFI, signed shim and GRUB on the ESP, `/boot` inside the btrfs subvolume `@`.
     Uefi,
+    /// UEFI, systemd-boot on the ESP with the kernels that kernel-install has put there, `/boot` inside the btrfs subvolume `@`.
+    SystemdBoot,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::BiosInside, Self::BiosExt4, Self::Uefi];
+    pub const ALL: [Self; 4] = [Self::BiosInside, Self::BiosExt4, Self::Uefi, Self::SystemdBoot];
 
     /// The name in file names and in the results.
     pub const fn name(self) -> &'static str {
@@ -55,7 +57,13 @@ impl Layout {
             Self::BiosInside => "bios-inside",
             Self::BiosExt4 => "bios-ext4",
             Self::Uefi => "uefi",
+            Self::SystemdBoot => "uefi-systemd-boot",
         }
+    }
+
+    /// Whether UEFI starts it.
+    pub const fn is_uefi(self) -> bool {
+        matches!(self, Self::Uefi | Self::SystemdBoot)
     }
 
     /// What it is, for the published table.
@@ -64,6 +72,7 @@ impl Layout {
             Self::BiosInside => "BIOS, `/boot` inside btrfs",
             Self::BiosExt4 => "BIOS, ext4 `/boot`",
             Self::Uefi => "UEFI, ESP, `/boot` inside btrfs",
+            Self::SystemdBoot => "UEFI, systemd-boot",
         }
     }
 }

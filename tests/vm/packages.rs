@@ -69,7 +69,8 @@ impl Fault {
             Self::CheckFails => "rm /srv/www/index.html",
             Self::Panics => {
                 "mkdir -p /etc/default/grub.d
-echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX init=/bin/false\"' >/etc/default/grub.d/lab.cfg"
+echo 'GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX init=/bin/false\"' >/etc/default/grub.d/lab.cfg
+if [ -e /etc/kernel/cmdline ]; then sed -i 's,$, init=/bin/false,' /etc/kernel/cmdline; fi"
             }
             Self::RootNotFound => {
                 "in_initramfs 'echo ROOT=/dev/nope >>/conf/param.conf'
@@ -88,8 +89,13 @@ echo 'UUID=5afe0000-0000-0000-0000-000000000000 /srv/nowhere ext4 defaults,x-sys
     }
 }
 
-/// As an update of GRUB would: it writes the boot code and the menu.
+/// As an update of the boot loader would: it writes the boot code and the menu.
 const BOOT_LOADER: &str = r#"
+if [ -x /usr/bin/bootctl ]; then
+    bootctl update --graceful
+    kernel-install add "$new" "/boot/vmlinuz-$new"
+    exit 0
+fi
 if [ -d /sys/firmware/efi ]; then grub-install --target=x86_64-efi; else grub-install /dev/vda; fi
 update-grub
 "#;

@@ -59,7 +59,7 @@ impl Hardware<'_> {
                 "id={id},file={file},format={format},if=none,cache=unsafe,discard=unmap,detect-zeroes=unmap"
             )
         };
-        let uefi = self.layout == Layout::Uefi;
+        let uefi = self.layout.is_uefi();
         let machine = if uefi { "q35,smm=on" } else { "pc" };
         let mut words: Vec<String> =
             ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-machine", machine]
@@ -94,7 +94,7 @@ impl Hardware<'_> {
     /// The firmware's variables as they come from the factory.
     pub fn factory_variables(&self) -> Option<String> {
         let name = if self.options.secure_boot { "OVMF_VARS_4M.ms.fd" } else { "OVMF_VARS_4M.fd" };
-        (self.layout == Layout::Uefi).then(|| format!("{FIRMWARE}/{name}"))
+        self.layout.is_uefi().then(|| format!("{FIRMWARE}/{name}"))
     }
 
     /// Switches the machine on and returns without waiting for its boot.

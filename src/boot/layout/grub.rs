@@ -47,7 +47,7 @@ pub(super) fn loader(
         _ => !menu && matches!(firmware, Firmware::Uefi { .. }) && has_systemd_boot(root),
     };
     if systemd_boot {
-        return Ok(Loader::SystemdBoot);
+        return Ok(Loader::SystemdBoot(super::systemd_boot::unknown()));
     }
     if !menu && !here.join("grubenv").exists() {
         let other = OTHERS.iter().find(|(file, _)| root.join(file).exists());

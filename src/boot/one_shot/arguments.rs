@@ -1,8 +1,20 @@
 //! Kernel arguments of the old system and of the trial.
 
+/// By this a trial knows itself; the run's id stands behind it.
+pub(in crate::boot) const TOKEN: &str = "safe_upgrade.trial=";
+
 /// Mounts the root by subvolume id: `subvol=` and `subvolid=` in any `rootflags=` give way, and the last `rootflags=` (the
 /// one that counts) names the id.
-pub(super) fn by_subvolume_id(arguments: &[String], id: u64) -> Vec<String> {
+pub(in crate::boot) fn by_subvolume_id(arguments: &[String], id: u64) -> Vec<String> {
+    by_flag(arguments, &format!("subvolid={id}"))
+}
+
+/// The same by a subvolume's name.
+pub(in crate::boot) fn by_subvolume_name(arguments: &[String], name: &str) -> Vec<String> {
+    by_flag(arguments, &format!("subvol={name}"))
+}
+
+fn by_flag(arguments: &[String], flag: &str) -> Vec<String> {
     let mut changed: Vec<String> = Vec::with_capacity(arguments.len() + 1);
     let mut last = None;
     for argument in arguments {
@@ -15,15 +27,15 @@ pub(super) fn by_subvolume_id(arguments: &[String], id: u64) -> Vec<String> {
         }
     }
     match last {
-        Some((at, others)) if others.is_empty() => changed[at] = format!("rootflags=subvolid={id}"),
-        Some((at, others)) => changed[at] = format!("rootflags=subvolid={id},{others}"),
-        None => insert(&mut changed, [format!("rootflags=subvolid={id}")]),
+        Some((at, others)) if others.is_empty() => changed[at] = format!("rootflags={flag}"),
+        Some((at, others)) => changed[at] = format!("rootflags={flag},{others}"),
+        None => insert(&mut changed, [format!("rootflags={flag}")]),
     }
     changed
 }
 
 /// Whether the root is mounted by this subvolume name.
-pub(super) fn boots_subvolume(arguments: &[String], name: &str) -> bool {
+pub(in crate::boot) fn boots_subvolume(arguments: &[String], name: &str) -> bool {
     let flags = arguments.iter().rev().find_map(|argument| argument.strip_prefix("rootflags="));
     let named = |flag: &str| flag.strip_prefix("subvol=").map(|found| found.trim_start_matches('/') == name);
     flags.is_some_and(|flags| flags.split(',').filter_map(named).next_back() == Some(true))
@@ -31,15 +43,8 @@ pub(super) fn boots_subvolume(arguments: &[String], name: &str) -> bool {
 
 /// What makes a dead trial reset itself: for the kernel and initramfs-tools, for dracut, and the token by which the trial
 /// knows itself. What the system says of the same things gives way.
-pub(super) fn for_trial(arguments: &[String], run: &str) -> Vec<String> {
-    let ours = [
-        "panic=",
-        "softlockup_panic=",
-        "rd.shell",
-        "rd.emergency=",
-        "systemd.watchdog_sec=",
-        "safe_upgrade.trial=",
-    ];
+pub(in crate::boot) fn for_trial(arguments: &[String], run: &str) -> Vec<String> {
+    let ours = ["panic=", "softlockup_panic=", "rd.shell", "rd.emergency=", "systemd.watchdog_sec=", TOKEN];
     let mut changed: Vec<String> = arguments
         .iter()
         .filter(|argument| !ours.iter().any(|name| argument.starts_with(name)))
@@ -48,13 +53,13 @@ pub(super) fn for_trial(arguments: &[String], run: &str) -> Vec<String> {
     // A hardware watchdog, where there is one, is fed by systemd and resets a machine whose systemd has stopped (systemd(1)).
     let added =
         ["panic=10", "softlockup_panic=1", "rd.shell=0", "rd.emergency=reboot", "systemd.watchdog_sec=60"];
-    let token = format!("safe_upgrade.trial={run}");
+    let token = format!("{TOKEN}{run}");
     insert(&mut changed, added.map(str::to_owned).into_iter().chain([token]));
     changed
 }
 
 /// One line of it, as GRUB hands it to the kernel: words with spaces in double quotes.
-pub(super) fn command_line(arguments: &[String]) -> String {
+pub(in crate::boot) fn command_line(arguments: &[String]) -> String {
     let word = |argument: &String| {
         let escaped: String = argument
             .chars()

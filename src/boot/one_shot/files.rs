@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::{OneShotError, at};
 use crate::boot::for_grub::seen_by_grub;
 
-pub(super) fn has_content(path: &Path) -> Result<(), OneShotError> {
+pub(in crate::boot) fn has_content(path: &Path) -> Result<(), OneShotError> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() && found.len() > 0 => Ok(()),
         Ok(_) => Err(OneShotError::NoFile { path: path.to_owned() }),

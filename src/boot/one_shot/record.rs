@@ -17,49 +17,49 @@ const TRIAL: &str = "trial.json";
 
 /// What was armed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(in crate::boot) struct Record {
     /// What boots the old system.
-    pub(super) old: Boots,
+    pub(in crate::boot) old: Boots,
     /// The copies that it needs.
-    pub(super) kept: Vec<Kept>,
+    pub(in crate::boot) kept: Vec<Kept>,
     /// What boots the new one, once that is known.
-    pub(super) trial: Option<Boots>,
+    pub(in crate::boot) trial: Option<Boots>,
 }
 
 /// A file that was copied out of the upgrade's way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(in crate::boot) struct Kept {
     path: PathBuf,
     blake3: String,
 }
 
 impl Record {
-    pub(super) fn path(run_directory: &Path) -> PathBuf {
+    pub(in crate::boot) fn path(run_directory: &Path) -> PathBuf {
         run_directory.join(RECORD)
     }
 
     /// `None` when nothing was armed.
-    pub(super) fn read(run_directory: &Path) -> Result<Option<Self>, OneShotError> {
+    pub(in crate::boot) fn read(run_directory: &Path) -> Result<Option<Self>, OneShotError> {
         load(&Self::path(run_directory))
     }
 
-    pub(super) fn write(&self, run_directory: &Path) -> Result<(), OneShotError> {
+    pub(in crate::boot) fn write(&self, run_directory: &Path) -> Result<(), OneShotError> {
         store(&Self::path(run_directory), self)
     }
 
-    pub(super) fn remove(run_directory: &Path) -> Result<(), OneShotError> {
+    pub(in crate::boot) fn remove(run_directory: &Path) -> Result<(), OneShotError> {
         Ok(remove_file(&Self::path(run_directory))?)
     }
 
     /// Reads every copy to its end.
-    pub(super) fn verify_kept(&self) -> Result<(), OneShotError> {
+    pub(in crate::boot) fn verify_kept(&self) -> Result<(), OneShotError> {
         self.kept.iter().try_for_each(Kept::verify)
     }
 }
 
 impl Kept {
     /// Copies a file and reads the copy back.
-    pub(super) fn copy(from: &Path, to: &Path) -> Result<Self, OneShotError> {
+    pub(in crate::boot) fn copy(from: &Path, to: &Path) -> Result<Self, OneShotError> {
         has_content(from)?;
         let mut source = std::fs::File::open(from).map_err(at("read", from))?;
         let mut copy = Replacement::begin(to, 0o600)?;
@@ -70,7 +70,8 @@ impl Kept {
         Ok(kept)
     }
 
-    fn verify(&self) -> Result<(), OneShotError> {
+    /// Reads the copy to its end.
+    pub(in crate::boot) fn verify(&self) -> Result<(), OneShotError> {
         match hash(&self.path)? == self.blake3 {
             true => Ok(()),
             false => Err(OneShotError::CopyDiffers { path: self.path.clone() }),
@@ -78,15 +79,15 @@ impl Kept {
     }
 }
 
-pub(super) fn trial_path(run_directory: &Path) -> PathBuf {
+pub(in crate::boot) fn trial_path(run_directory: &Path) -> PathBuf {
     run_directory.join(TRIAL)
 }
 
-pub(super) fn read_trial(run_directory: &Path) -> Result<Option<Trial>, OneShotError> {
+pub(in crate::boot) fn read_trial(run_directory: &Path) -> Result<Option<Trial>, OneShotError> {
     load(&trial_path(run_directory))
 }
 
-pub(super) fn write_trial(run_directory: &Path, trial: &Trial) -> Result<(), OneShotError> {
+pub(in crate::boot) fn write_trial(run_directory: &Path, trial: &Trial) -> Result<(), OneShotError> {
     store(&trial_path(run_directory), trial)
 }
 
@@ -98,7 +99,7 @@ fn hash(path: &Path) -> Result<String, OneShotError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, OneShotError> {
+pub(in crate::boot) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, OneShotError> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(at("read", path))?,
@@ -107,7 +108,7 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, OneShotError> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-fn store<T: Serialize>(path: &Path, value: &T) -> Result<(), OneShotError> {
+pub(in crate::boot) fn store<T: Serialize>(path: &Path, value: &T) -> Result<(), OneShotError> {
     let damaged = |source| OneShotError::Record { path: path.to_owned(), source };
     Ok(replace_file(path, &serde_json::to_vec_pretty(value).map_err(damaged)?, 0o600)?)
 }
