@@ -15,10 +15,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use safe_upgrade::conffiles::left::Decision;
 use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Stage};
 use safe_upgrade::release::completion::completion_facts;
-use safe_upgrade::release::conffiles::Decision;
 use safe_upgrade::release::holdoff::{HoldOff, UNITS, release_all};
 use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::preview::{PreviewError, prefetch};

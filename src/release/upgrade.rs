@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::conffiles::left::{self, ConffileDecision, Leftovers, LeftoversError};
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError, StageOutcome};
 use crate::release::apt_log;
-use crate::release::conffiles::{self, ConffileDecision, Leftovers, LeftoversError};
 use crate::release::hop::Hop;
 use crate::release::sources::{self, Finding, SourcesError};
 use crate::system::span::Span;
@@ -81,7 +81,7 @@ pub fn upgrade(
     progress: &dyn Fn(Progress),
 ) -> Result<UpgradeReport, UpgradeError> {
     let root = Path::new("/");
-    let before = conffiles::leftovers(root)?;
+    let before = left::leftovers(root)?;
     let plan = sources::plan_sources(root, hop)?;
     sources::apply(&plan, root, settings.kept_sources)?;
     let mut report = UpgradeReport {
@@ -153,7 +153,7 @@ fn stages(
 
 fn take_conffiles(report: &mut UpgradeReport, root: &Path, before: &Leftovers) -> Result<(), LeftoversError> {
     let log: String = report.stages.iter().map(|outcome| outcome.output.as_str()).collect();
-    let after = conffiles::leftovers(root)?;
-    report.conffiles = conffiles::decisions(&log, before, &after);
+    let after = left::leftovers(root)?;
+    report.conffiles = left::decisions(&log, before, &after);
     Ok(())
 }
