@@ -65,6 +65,12 @@ impl Policy {
         rule.map_or(self.otherwise, |rule| rule.action)
     }
 
+    /// Whether every file is kept, whatever is found.
+    #[must_use]
+    pub fn keeps_all(&self) -> bool {
+        self.otherwise == Action::Keep && self.rules.iter().all(|rule| rule.action == Action::Keep)
+    }
+
     fn takes_any(&self) -> bool {
         self.otherwise == Action::Take || self.rules.iter().any(|rule| rule.action == Action::Take)
     }
