@@ -4,15 +4,17 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
-/// The standard input of a program that is answered. It stays open while answers may still come; whoever waits in it for one that
-/// does not come gets its end, as from `/dev/null`, and so do all that read after.
+/// The standard input of a program that is answered. Whoever waits in it for an answer that does not come gets its end, as from
+/// `/dev/null`; then it is open again for the next.
 #[derive(Debug)]
 pub struct Input {
     reader: OwnedFd,
@@ -42,20 +44,30 @@ impl Input {
         }
     }
 
-    /// Nothing comes any more.
-    pub fn close(&self) {
-        self.writer.replace(None);
-    }
-
-    /// Whether answers may still come.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.writer.borrow().is_some()
-    }
-
     /// What a program reads from.
     pub(super) fn reading_end(&self) -> io::Result<OwnedFd> {
         self.reader.try_clone()
+    }
+
+    /// Gives the end of the input to one who waits in it.
+    fn end_for(&self, pid: Pid) {
+        self.writer.replace(None);
+        // It is woken at once, but must have run before there is a writer again.
+        let deadline = Instant::now() + LEAVING;
+        let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        loop {
+            let _ = poll(&mut [], Some(&moment));
+            let seen = !is_running(pid) && self.waiting(vec![pid]).is_empty();
+            if seen || Instant::now() >= deadline {
+                break;
+            }
+        }
+        let again = format!("/proc/self/fd/{}", self.reader.as_raw_fd());
+        match rustix::fs::open(again, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(writer) => drop(self.writer.replace(Some(writer))),
+            // Then dpkg's next question gets no answer, and what it leaves is configured in a repair.
+            Err(errno) => tracing::warn!(%errno, "no more answers can be given"),
+        }
     }
 
     /// Those of the given that wait in this input.
@@ -65,6 +77,9 @@ impl Input {
         members.into_iter().filter(|pid| reads_from(*pid, &pipe)).collect()
     }
 }
+
+/// How long one who got the end may take to see it.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// How long nobody is looked for again.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -89,10 +104,17 @@ impl Waits {
             let waited = self.since.entry(pid).or_insert_with(Instant::now).elapsed();
             if waited >= UNANSWERED {
                 tracing::warn!(?pid, "a program waits for an answer that nobody has; its input ends");
-                input.close();
+                input.end_for(pid);
+                self.since.remove(&pid);
             }
         }
     }
+}
+
+/// Whether a process is on its way out of a call or anywhere else: one that was woken has not yet seen why.
+fn is_running(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/syscall", pid.as_raw_nonzero()))
+        .is_ok_and(|call| call.starts_with("running"))
 }
 
 /// Whether a process waits in read(2) of this pipe. proc_pid_syscall(5): the call and its arguments.
@@ -135,11 +157,10 @@ mod tests {
 
     #[test]
     fn who_waits_for_nothing_gets_the_end() {
-        let script =
-            "if read x; then echo read; else echo end; fi; if read x; then echo read; else echo end; fi";
-        let (ended, log, took) = sh(script, &mut |_, _| {});
+        let script = "(if read x; then echo read; else echo end; fi); echo >/dev/fd/$1; read x; echo got $x";
+        let (ended, log, took) = sh(script, &mut |input, _| input.answer(b"yes\n"));
         assert_eq!(ended, Ended::Exit(0));
-        assert!(log.ends_with("\nend\nend\n"), "{log}");
+        assert!(log.ends_with("\nend\ngot yes\n"), "{log}");
         assert!(took >= UNANSWERED && took < 4 * UNANSWERED, "{took:?}");
     }
 }

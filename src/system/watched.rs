@@ -176,8 +176,7 @@ fn follow(
             watched.push(PollFd::new(reader, PollFlags::IN));
         }
         let mut left = watch.silence.saturating_sub(activity.quiet_for());
-        let answered = watch.input.filter(|input| input.is_open());
-        if answered.is_some() {
+        if watch.input.is_some() {
             left = left.min(UNANSWERED);
         }
         let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
@@ -203,7 +202,7 @@ fn follow(
         if watch.stop.is_some_and(ToldToStop::is_told) {
             break Cut::Stopped;
         }
-        if let Some(input) = answered {
+        if let Some(input) = watch.input {
             waits.look(input, || session_members(pid).into_iter().chain([pid]).collect());
         }
         if activity.quiet_for() >= watch.silence && !activity.log_grew(log)? {
