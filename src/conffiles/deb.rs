@@ -292,6 +292,35 @@ mod tests {
     }
 
     #[test]
+    fn what_dpkg_deb_makes() {
+        let seeds: [&[u8]; 4] = [
+            include_bytes!("../../fuzz/seeds/deb_read/dpkg-none"),
+            include_bytes!("../../fuzz/seeds/deb_read/dpkg-gzip"),
+            include_bytes!("../../fuzz/seeds/deb_read/dpkg-xz"),
+            include_bytes!("../../fuzz/seeds/deb_read/dpkg-zstd"),
+        ];
+        for seed in seeds {
+            let found = control(seed).unwrap();
+            assert_eq!((found.package.as_str(), found.architecture.as_str()), ("one", "all"));
+            assert_eq!(found.removed, ["/etc/one/gone.conf", "/etc/one/old.conf"].map(PathBuf::from).into());
+            let files = contents(seed, &found.conffiles).unwrap();
+            assert_eq!(files[Path::new("/etc/one/main.conf")].bytes.as_deref(), Some(&b"new\n"[..]));
+        }
+        let mut understood = 0;
+        for at in 0..seeds[2].len() {
+            let mut broken = seeds[2].to_vec();
+            broken[at] ^= 0x55;
+            let found = control(&broken[..]).and_then(|found| contents(&broken[..], &found.conffiles));
+            // xz has a checksum for all that it holds; names and times in the ar headers matter to nobody.
+            if let Ok(found) = found {
+                understood += 1;
+                assert!(found.values().all(|file| file.md5 == Md5Sum::of(b"new\n")));
+            }
+        }
+        assert!(understood < seeds[2].len() / 2, "{understood}");
+    }
+
+    #[test]
     fn what_is_no_package() {
         let wrong = |bytes: &[u8]| control(bytes).unwrap_err().to_string();
         assert!(wrong(b"").contains("ends too early"));

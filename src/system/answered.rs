@@ -22,7 +22,7 @@ pub struct Input {
 }
 
 /// How long a program may wait for an answer. Ours come within moments.
-pub(super) const UNANSWERED: Duration = Duration::from_secs(10);
+const UNANSWERED: Duration = Duration::from_secs(10);
 
 impl Input {
     /// An open input with nothing in it yet.
@@ -52,9 +52,10 @@ impl Input {
     /// Gives the end of the input to one who waits in it.
     fn end_for(&self, pid: Pid) {
         self.writer.replace(None);
-        // It is woken at once, but must have run before there is a writer again.
+        // It is woken at once, but must have run before there is a writer again. Who asks in this very moment gets the end too:
+        // dpkg then leaves the package to a repair.
         let deadline = Instant::now() + LEAVING;
-        let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        let moment = Timespec { tv_sec: 0, tv_nsec: 100_000 };
         loop {
             let _ = poll(&mut [], Some(&moment));
             let seen = !is_running(pid) && self.waiting(vec![pid]).is_empty();
@@ -82,7 +83,7 @@ impl Input {
 const LEAVING: Duration = Duration::from_secs(1);
 
 /// How long nobody is looked for again.
-const PAUSE: Duration = Duration::from_secs(2);
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
 
 /// Who waits for an answer, and since when.
 #[derive(Debug, Default)]

@@ -15,7 +15,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
-use crate::system::answered::{Input, UNANSWERED, Waits};
+use crate::system::answered::{Input, PAUSE, Waits};
 use crate::system::exec::{CLEAN_PATH, ExecError, find_tool};
 use crate::system::told_to_stop::ToldToStop;
 
@@ -177,7 +177,7 @@ fn follow(
         }
         let mut left = watch.silence.saturating_sub(activity.quiet_for());
         if watch.input.is_some() {
-            left = left.min(UNANSWERED);
+            left = left.min(PAUSE);
         }
         let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match poll(&mut watched, Some(&wait)) {
