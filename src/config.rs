@@ -1,5 +1,6 @@
 //! The configuration: `/etc/safe-upgrade/config.toml`, validated. Unknown keys are refused, and every error names its line.
 
+pub mod configuration_files;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,9 @@ pub struct Config {
     /// How the packages are upgraded.
     #[serde(default)]
     pub upgrade: Upgrade,
+    /// What is done about configuration files that both sides changed.
+    #[serde(default)]
+    pub configuration_files: configuration_files::ConfigurationFiles,
     /// What healthy means.
     #[serde(default)]
     pub health: Health,

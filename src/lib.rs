@@ -17,6 +17,7 @@
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
+//! | [`conffiles`] | configuration files: what the upgrade will ask, what is answered, what it left | `finding`, `manifest`, `sources`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
@@ -26,6 +27,7 @@
 pub mod backup;
 pub mod boot;
 pub mod cli;
+pub mod conffiles;
 pub mod config;
 pub mod driver;
 pub mod error;

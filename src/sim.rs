@@ -387,6 +387,7 @@ impl Host for Sim {
             unfinished: vec![],
             pending: vec![],
             prompts: vec![],
+            refused_configurations: vec![],
             packages: 300,
         })
     }

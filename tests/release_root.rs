@@ -15,10 +15,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use safe_upgrade::conffiles::left::Decision;
+use safe_upgrade::conffiles::policy::Decisions;
 use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Stage};
 use safe_upgrade::release::completion::completion_facts;
-use safe_upgrade::release::conffiles::Decision;
 use safe_upgrade::release::holdoff::{HoldOff, UNITS, release_all};
 use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::preview::{PreviewError, prefetch};
@@ -295,7 +296,9 @@ fn failed(result: Result<UpgradeReport, UpgradeError>) -> (Stage, String) {
 }
 
 fn run_upgrade(silence: u64, progress: &dyn Fn(Stage, f32)) -> Result<UpgradeReport, UpgradeError> {
-    let settings = UpgradeSettings { apt: settings(silence), kept_sources: &work("kept") };
+    let decisions = Decisions::default();
+    let settings =
+        UpgradeSettings { apt: settings(silence), kept_sources: &work("kept"), decisions: &decisions };
     upgrade(&hop(), &settings, &|step| progress(step.stage, step.percent))
 }
 

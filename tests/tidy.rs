@@ -9,13 +9,14 @@ const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 
 /// Which module may use which, top down; `lib.rs` says it in words.
-const LAYERS: [(&str, &[&str]); 23] = [
+const LAYERS: [(&str, &[&str]); 24] = [
     ("main", &["cli", "error", "system"]),
     (
         "cli",
         &[
             "backup",
             "boot",
+            "conffiles",
             "config",
             "driver",
             "error",
@@ -41,15 +42,31 @@ const LAYERS: [(&str, &[&str]); 23] = [
     (
         "phases",
         &[
-            "backup", "boot", "config", "driver", "error", "evidence", "finding", "health", "journal",
-            "machine", "manifest", "places", "progress", "release", "snapshot", "system",
+            "backup",
+            "boot",
+            "conffiles",
+            "config",
+            "driver",
+            "error",
+            "evidence",
+            "finding",
+            "health",
+            "journal",
+            "machine",
+            "manifest",
+            "places",
+            "progress",
+            "release",
+            "snapshot",
+            "system",
         ],
     ),
     ("journal", &["machine", "system", "evidence", "sim"]),
     ("machine", &["evidence"]),
     ("evidence", &["finding"]),
     ("finding", &[]),
-    ("config", &["error", "evidence", "health", "manifest", "sources", "system", "verify"]),
+    ("conffiles", &["finding", "manifest", "sources", "system"]),
+    ("config", &["conffiles", "error", "evidence", "health", "manifest", "sources", "system", "verify"]),
     ("places", &["evidence"]),
     ("progress", &[]),
     ("backup", &["manifest", "sources", "system"]),
@@ -59,7 +76,7 @@ const LAYERS: [(&str, &[&str]); 23] = [
     ("manifest", &["system"]),
     ("boot", &["manifest", "snapshot", "system"]),
     ("snapshot", &["finding", "system"]),
-    ("release", &["error", "system"]),
+    ("release", &["conffiles", "error", "system"]),
     ("health", &["error", "system"]),
     ("error", &[]),
     ("system", &[]),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::ShowArgs;
 use super::{SCHEMA, print_json, status, story, written};
+use crate::conffiles::left;
 use crate::error::{Exit, Failure};
 use crate::journal::Frame;
 use crate::machine::{Record, State};
@@ -35,6 +36,7 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
     let carried: Option<CarryReport> = kept(&directory.join(carry::FILE))?;
     let died =
         read(&directory.join(post_mortem::FILE))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let conffiles: Option<Vec<String>> = kept(&directory.join(left::LINES_FILE))?;
     let troubles: Option<Vec<String>> = kept(&directory.join(aftermath::FILE))?;
     let frames = status::last_run(&reading.frames);
     if args.json {
@@ -44,7 +46,7 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
             &json!({
                 "schema": SCHEMA, "command": "report", "run": run, "records": records(frames),
                 "taken_back": lost, "carried": carried, "post_mortem": died,
-                "aftermath": troubles,
+                "aftermath": troubles, "configuration_files": conffiles,
             }),
         )?;
         return Ok(Exit::Done);
@@ -53,6 +55,7 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
     lines.push("what happened".into());
     lines.extend(frames.iter().map(told));
     lines.push(String::new());
+    lines.extend(conffiles.iter().flat_map(|decisions| conffile_lines(decisions, &directory)));
     lines.extend(lost.iter().flat_map(|found| story::divergence(found)));
     lines.extend(carried.iter().flat_map(carried_lines));
     if troubles.is_none() && matches!(state, State::RolledBack { snapshot: Some(_), .. }) {
@@ -67,6 +70,21 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
         }
     }
     Ok(Exit::Done)
+}
+
+/// What the upgrade decided about configuration files that both sides had changed.
+fn conffile_lines(decisions: &[String], directory: &Path) -> Vec<String> {
+    if decisions.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec!["configuration files that the upgrade decided about".to_owned()];
+    lines.extend(decisions.iter().map(|line| format!("  {}", printable(line))));
+    let diff = directory.join(left::DIFF_FILE);
+    if diff.exists() {
+        lines.push(format!("  what they differ in: {} (only root reads it)", show::path(&diff)));
+    }
+    lines.push(String::new());
+    lines
 }
 
 fn told(frame: &Frame) -> String {

@@ -31,4 +31,4 @@ pub use preflight::{
 pub use refusal::{Missing, Refusal};
 pub use snapshot::{BootMember, SnapshotEvidence, SnapshotFacts, SnapshotSet};
 pub use subject::{BootId, CommitRule, ManifestId, Plan, Release, RootVolume, RunId, Volume, VolumeId};
-pub use upgrade::{UpgradeEvidence, UpgradeFacts, UpgradeProof};
+pub use upgrade::{RefusedConfiguration, UpgradeEvidence, UpgradeFacts, UpgradeProof};

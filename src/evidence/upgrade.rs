@@ -1,5 +1,7 @@
 //! The upgrade is complete: an upgrader's exit code proves nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::refusal::{Missing, Refusal};
@@ -24,8 +26,27 @@ pub struct UpgradeFacts {
     pub pending: Vec<String>,
     /// What was decided for configuration files that both sides had changed, one line each.
     pub prompts: Vec<String>,
+    /// Configurations that their programs refuse now and did not before.
+    pub refused_configurations: Vec<RefusedConfiguration>,
     /// How many packages were upgraded, installed or removed.
     pub packages: u64,
+}
+
+/// A configuration that its program refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedConfiguration {
+    /// Whose, as a person would name it.
+    pub what: String,
+    /// The program's own words.
+    pub line: String,
+    /// Without it nobody comes in to mend anything. For the others the health of the trial decides.
+    pub stops: bool,
+}
+
+impl fmt::Display for RefusedConfiguration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} refuses its configuration: {}", self.what, self.line)
+    }
 }
 
 /// What the journal keeps of a complete upgrade.
@@ -35,7 +56,7 @@ pub struct UpgradeProof {
     pub release: Release,
     /// How many packages were upgraded, installed or removed.
     pub packages: u64,
-    /// What was decided for configuration files.
+    /// What was decided for configuration files, and which of them a program refuses.
     pub prompts: Vec<String>,
 }
 
@@ -83,7 +104,12 @@ impl UpgradeEvidence {
                 );
             }
         }
-        let proof = UpgradeProof { release: facts.release, packages: facts.packages, prompts: facts.prompts };
+        let (stop, warn): (Vec<_>, Vec<_>) = facts.refused_configurations.iter().partition(|one| one.stops);
+        if let Some(first) = stop.first() {
+            return no(first.to_string(), stop.iter().map(ToString::to_string).collect());
+        }
+        let prompts = facts.prompts.into_iter().chain(warn.iter().map(ToString::to_string)).collect();
+        let proof = UpgradeProof { release: facts.release, packages: facts.packages, prompts };
         Ok(Self { proof })
     }
 

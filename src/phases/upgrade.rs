@@ -1,15 +1,18 @@
 //! The release upgrade: the one irreversible step. It takes the gate.
 
+mod configuration;
+
 use std::path::Path;
 
+use self::configuration::Prepared;
 use super::boot::running_release;
 use super::packages::{LOCK_WAIT, archives, shown};
 use super::{Machine, Result, trouble};
+use crate::conffiles::left::ConffileDecision;
 use crate::driver::Trouble;
 use crate::evidence::{Gate, Plan, UpgradeFacts};
 use crate::release::apt::{self, AptSettings};
 use crate::release::completion;
-use crate::release::conffiles::ConffileDecision;
 use crate::release::hop::Hop;
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
@@ -23,21 +26,25 @@ pub(super) fn upgrade(machine: &mut Machine, plan: &Plan, gate: Gate) -> Result<
     let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
     // Held off since the snapshot; after a restart in between, from here.
     machine.hold_off()?;
-    let ended = run_stages(machine, &hop);
+    let ended = Prepared::look(machine).map(|prepared| (run_stages(machine, &hop, &prepared), prepared));
     // Whatever became of the stages, the timers come back; a failure to release them is told after theirs.
     let released = machine.let_go();
-    let facts = match ended {
-        Ok(report) => facts(machine, &report),
+    let facts = match ended? {
+        (Ok(report), prepared) => facts(machine, &report, &prepared),
         // A stage that ran and failed is an answer, not trouble.
-        Err(UpgradeError::Failed { stage, reason, report }) => {
+        (Err(UpgradeError::Failed { stage, reason, report }), _) => {
             Ok(failed(machine, plan, format!("{stage} failed: {reason}{}", room_left()), &report))
         }
-        Err(error) => Err(trouble(error)),
+        (Err(error), _) => Err(trouble(error)),
     }?;
     released.map(|()| facts)
 }
 
-fn run_stages(machine: &Machine, hop: &Hop) -> std::result::Result<UpgradeReport, UpgradeError> {
+fn run_stages(
+    machine: &Machine,
+    hop: &Hop,
+    prepared: &Prepared,
+) -> std::result::Result<UpgradeReport, UpgradeError> {
     let log = machine.directory.join("apt.log");
     let archives = archives(&machine.places);
     let kept_sources = machine.directory.join("sources");
@@ -53,6 +60,7 @@ fn run_stages(machine: &Machine, hop: &Hop) -> std::result::Result<UpgradeReport
         }
         .patient_for(machine.config.upgrade.silence),
         kept_sources: &kept_sources,
+        decisions: prepared.decisions(),
     };
     let told = |state: apt::Progress| machine.progress.percent(overall(&state), &shown(&state));
     upgrade::upgrade(hop, &settings, &told)
@@ -68,7 +76,7 @@ fn overall(state: &apt::Progress) -> f64 {
     from + share * f64::from(state.percent) / 100.0
 }
 
-fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
+fn facts(machine: &Machine, report: &UpgradeReport, prepared: &Prepared) -> Result<UpgradeFacts> {
     let seen = completion::completion_facts(Path::new("/")).map_err(trouble)?;
     Ok(UpgradeFacts {
         failures: Vec::new(),
@@ -82,6 +90,7 @@ fn facts(machine: &Machine, report: &UpgradeReport) -> Result<UpgradeFacts> {
         unfinished: seen.unfinished,
         pending: seen.pending.into_iter().chain(seen.kept_back).collect(),
         prompts: prompts(machine, report),
+        refused_configurations: prepared.refused_now()?,
         packages: packages(report),
     })
 }
@@ -112,6 +121,7 @@ fn failed(machine: &Machine, plan: &Plan, failure: String, report: &UpgradeRepor
         unfinished: vec![],
         pending: vec![],
         prompts: prompts(machine, report),
+        refused_configurations: vec![],
         packages: packages(report),
     }
 }
@@ -123,13 +133,8 @@ fn packages(report: &UpgradeReport) -> u64 {
 }
 
 fn prompts(machine: &Machine, report: &UpgradeReport) -> Vec<String> {
-    let lines: Vec<String> = report.conffiles.iter().map(prompt).collect();
+    let lines: Vec<String> = report.conffiles.iter().map(ConffileDecision::line).collect();
     lines.iter().for_each(|line| machine.progress.line(line));
+    configuration::keep(&machine.directory, &lines, &report.conffiles);
     lines
-}
-
-fn prompt(decision: &ConffileDecision) -> String {
-    let leftover =
-        decision.leftover.as_ref().map(|path| format!("; the other version is {}", path.display()));
-    format!("{}: {:?}{}", decision.path.display(), decision.decision, leftover.unwrap_or_default())
 }

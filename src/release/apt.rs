@@ -5,8 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::conffiles::policy::Choice;
 use crate::release::apt_log;
 use crate::release::status_fd::{StatusEvent, StatusLines};
+use crate::system::answered::Input;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
 use crate::system::watched::{self, Ended, Watch, WatchError};
@@ -135,6 +137,14 @@ pub enum StageError {
         /// Why.
         source: WatchError,
     },
+    /// Its questions could not be answered.
+    #[error("failed to make a way to answer the stage \"{stage}\"")]
+    Input {
+        /// Which.
+        stage: Stage,
+        /// Why.
+        source: io::Error,
+    },
     /// Its part of the log could not be read.
     #[error("failed to read the log {}", .path.display())]
     Log {
@@ -159,15 +169,26 @@ pub const QUIET: [(&str, &str); 7] = [
 /// Keep the administrator's configuration file where both sides changed it; where only the package did, take the new one.
 pub const CONFFILE_POLICY: [&str; 2] = ["--force-confdef", "--force-confold"];
 
+/// Answers dpkg's question about a configuration file.
+pub type Answering<'a> = &'a dyn Fn(&Path) -> Choice;
+
 /// apt-get's options for every stage, before its command.
 #[must_use]
 pub fn options(settings: &AptSettings<'_>) -> Vec<String> {
     let mut options: Vec<String> = Vec::new();
     let mut set = |option: String| options.extend(["-o".to_owned(), option]);
-    set("Dpkg::Use-Pty=0".into());
     for policy in CONFFILE_POLICY {
         set(format!("Dpkg::Options::={policy}"));
     }
+    options.extend(options_that_ask(settings));
+    options
+}
+
+/// The same where dpkg asks about each configuration file, and is answered.
+fn options_that_ask(settings: &AptSettings<'_>) -> Vec<String> {
+    let mut options: Vec<String> = Vec::new();
+    let mut set = |option: String| options.extend(["-o".to_owned(), option]);
+    set("Dpkg::Use-Pty=0".into());
     set(format!("DPkg::Lock::Timeout={}", settings.lock_wait.duration().as_secs()));
     set(format!("Dir::Cache::archives={}", settings.archives.display()));
     set("APT::Keep-Downloaded-Packages=true".into());
@@ -192,25 +213,50 @@ pub fn apt_get(
     settings: &AptSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
+    apt_get_answering(stage, words, extra, settings, None, progress)
+}
+
+/// The same, but dpkg asks about every configuration file that both sides changed, and gets these answers. Without them it keeps all.
+///
+/// # Errors
+/// As [`apt_get`].
+pub fn apt_get_answering(
+    stage: Stage,
+    words: &[&str],
+    extra: &[(&str, &str)],
+    settings: &AptSettings<'_>,
+    answering: Option<Answering<'_>>,
+    progress: &dyn Fn(Progress),
+) -> Result<StageOutcome, StageError> {
     let arguments = |fd: i32| {
-        let mut all = options(settings);
+        let mut all = match answering {
+            Some(_) => options_that_ask(settings),
+            None => options(settings),
+        };
         all.extend(["-o".to_owned(), format!("APT::Status-Fd={fd}")]);
         all.extend(words.iter().map(|word| (*word).to_owned()));
         all
     };
-    run_stage(stage, "apt-get", arguments, extra, settings, progress)
+    run_stage(stage, "apt-get", arguments, extra, settings, answering, progress)
 }
 
-/// Finishes what an interrupted dpkg left, under the same policy.
+/// Finishes what an interrupted dpkg left, under the same policy or with the same answers.
 ///
 /// # Errors
 /// As [`apt_get`].
 pub fn configure_all(
     settings: &AptSettings<'_>,
+    answering: Option<Answering<'_>>,
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
-    let arguments = |_| CONFFILE_POLICY.into_iter().chain(["--configure", "-a"]).map(str::to_owned).collect();
-    run_stage(Stage::Repair, "dpkg", arguments, &[], settings, progress)
+    let arguments = |fd: i32| {
+        let policy: Vec<String> = match answering {
+            Some(_) => vec![format!("--status-fd={fd}")],
+            None => CONFFILE_POLICY.map(str::to_owned).into(),
+        };
+        policy.into_iter().chain(["--configure", "-a"].map(str::to_owned)).collect()
+    };
+    run_stage(Stage::Repair, "dpkg", arguments, &[], settings, answering, progress)
 }
 
 fn run_stage(
@@ -219,16 +265,19 @@ fn run_stage(
     arguments: impl FnOnce(i32) -> Vec<String>,
     extra: &[(&str, &str)],
     settings: &AptSettings<'_>,
+    answering: Option<Answering<'_>>,
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
     let environment: Vec<(&str, &str)> = QUIET.iter().chain(extra).copied().collect();
     // apt is silent while it waits for a lock.
     let silence = settings.silence.duration().max(settings.lock_wait.duration() + Duration::from_secs(1));
-    let watch = Watch { log: settings.log, silence, stop: settings.stop };
+    let input =
+        answering.map(|_| Input::new()).transpose().map_err(|source| StageError::Input { stage, source })?;
+    let watch = Watch { log: settings.log, silence, stop: settings.stop, input: input.as_ref() };
     let log_failed = |source| StageError::Log { path: settings.log.to_owned(), source };
     let (mut log, start) = open_at_end(settings.log).map_err(log_failed)?;
     let began = Instant::now();
-    let mut heard = Heard::new(stage, progress);
+    let mut heard = Heard::new(stage, answering.zip(input.as_ref()), progress);
     let ended = watched::run(tool, arguments, &environment, &watch, &mut |bytes| heard.take(bytes))
         .map_err(|source| StageError::Run { stage, source })?;
     let output = read_from(&mut log, start).map_err(log_failed)?;
@@ -260,6 +309,8 @@ fn read_from(log: &mut File, start: u64) -> io::Result<String> {
 /// What came through the progress pipe.
 struct Heard<'p> {
     stage: Stage,
+    /// What answers dpkg, and where it reads.
+    answering: Option<(Answering<'p>, &'p Input)>,
     progress: &'p dyn Fn(Progress),
     lines: StatusLines,
     package_errors: Vec<(String, String)>,
@@ -271,9 +322,14 @@ struct Heard<'p> {
 }
 
 impl<'p> Heard<'p> {
-    fn new(stage: Stage, progress: &'p dyn Fn(Progress)) -> Self {
+    fn new(
+        stage: Stage,
+        answering: Option<(Answering<'p>, &'p Input)>,
+        progress: &'p dyn Fn(Progress),
+    ) -> Self {
         Self {
             stage,
+            answering,
             progress,
             lines: StatusLines::default(),
             package_errors: Vec::new(),
@@ -290,10 +346,19 @@ impl<'p> Heard<'p> {
                 StatusEvent::Download { percent, text } => self.tell(percent, None, text),
                 StatusEvent::Package { package, percent, text } => self.tell(percent, Some(package), text),
                 StatusEvent::PackageError { package, text } => self.package_errors.push((package, text)),
-                StatusEvent::ConffilePrompt { path } => self.conffile_prompts.push(path.into()),
+                StatusEvent::ConffilePrompt { path } => self.answer(path.into()),
                 StatusEvent::MediaChange { .. } | StatusEvent::Unknown(_) => {}
             }
         }
+    }
+
+    fn answer(&mut self, path: PathBuf) {
+        if let Some((answering, input)) = self.answering {
+            // dpkg reads a line, and its first letter counts.
+            let answer: &[u8] = if answering(&path) == Choice::Take { b"y\n" } else { b"n\n" };
+            input.answer(answer);
+        }
+        self.conffile_prompts.push(path);
     }
 
     fn tell(&mut self, percent: f32, package: Option<String>, detail: String) {

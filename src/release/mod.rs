@@ -2,13 +2,12 @@
 //! the facts that say whether it finished.
 //!
 //! In the order of the story: [`hop`] · [`sources`] · [`preview`] · [`holdoff`] · [`upgrade`] · [`completion`]. What they share:
-//! [`apt`] runs one stage, [`status_fd`] understands its progress, [`apt_log`] its log, [`conffiles`] the configuration files
-//! that it met, [`simulation`] what it would do.
+//! [`apt`] runs one stage, [`status_fd`] understands its progress, [`apt_log`] its log, [`simulation`]
+//! what it would do. The configuration files that it meets: [`crate::conffiles`].
 
 pub mod apt;
 pub mod apt_log;
 pub mod completion;
-pub mod conffiles;
 pub mod holdoff;
 pub mod hop;
 pub mod preview;

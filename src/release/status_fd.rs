@@ -40,9 +40,13 @@ pub enum StatusEvent {
     Unknown(String),
 }
 
-/// Understands one line, without its newline. Only the first three colons separate: messages contain colons.
+/// Understands one line, without its newline. Only the first three colons separate: messages contain colons. What dpkg writes by
+/// itself (`--status-fd`) is understood where it asks or gives up.
 #[must_use]
 pub fn parse_line(line: &str) -> StatusEvent {
+    if let Some(own) = line.strip_prefix("status: ") {
+        return of_dpkg(own).unwrap_or_else(|| StatusEvent::Unknown(line.to_owned()));
+    }
     let mut fields = line.splitn(4, ':');
     let (Some(kind), Some(subject), Some(number), Some(text)) =
         (fields.next(), fields.next(), fields.next(), fields.next())
@@ -62,6 +66,15 @@ pub fn parse_line(line: &str) -> StatusEvent {
         ("media-change", _) => StatusEvent::MediaChange { text },
         _ => StatusEvent::Unknown(line.to_owned()),
     }
+}
+
+/// `PATH : conffile-prompt : ...` and `PACKAGE : error : TEXT`.
+fn of_dpkg(line: &str) -> Option<StatusEvent> {
+    if let Some((path, _)) = line.split_once(" : conffile-prompt : ") {
+        return Some(StatusEvent::ConffilePrompt { path: path.to_owned() });
+    }
+    let (package, text) = line.split_once(" : error : ")?;
+    Some(StatusEvent::PackageError { package: package.to_owned(), text: text.trim().to_owned() })
 }
 
 /// Cuts a stream of bytes into lines; what follows the last newline waits for more.
@@ -117,6 +130,18 @@ mod tests {
         let StatusEvent::PackageError { package, text } = event else { panic!("{event:?}") };
         assert_eq!(package, "/a/b_1%3a2_amd64.deb");
         assert_eq!(text, "trying to overwrite '/x': also in y:z");
+    }
+
+    #[test]
+    fn what_dpkg_says_itself() {
+        let asked = "status: /etc/one/a b.conf : conffile-prompt : '/etc/one/a b.conf' '/etc/one/a b.conf.dpkg-new' 1 1 ";
+        assert_eq!(parse_line(asked), StatusEvent::ConffilePrompt { path: "/etc/one/a b.conf".into() });
+        let (package, text) = ("one".into(), "end of file on stdin at conffile prompt".into());
+        assert_eq!(
+            parse_line("status: one : error : end of file on stdin at conffile prompt "),
+            StatusEvent::PackageError { package, text }
+        );
+        assert!(matches!(parse_line("status: one: half-configured"), StatusEvent::Unknown(_)));
     }
 
     #[test]

@@ -3,11 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::conffiles::left::{self, ConffileDecision, Decision, Leftovers, LeftoversError};
+use crate::conffiles::place::{self, PlaceError};
+use crate::conffiles::policy::{Choice, Decisions};
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError, StageOutcome};
 use crate::release::apt_log;
-use crate::release::conffiles::{self, ConffileDecision, Leftovers, LeftoversError};
 use crate::release::hop::Hop;
 use crate::release::sources::{self, Finding, SourcesError};
+use crate::system::show;
 use crate::system::span::Span;
 
 /// What the upgrade needs.
@@ -17,6 +20,8 @@ pub struct UpgradeSettings<'s> {
     pub apt: AptSettings<'s>,
     /// Where the original apt sources are kept. On a filesystem that a rollback does not touch.
     pub kept_sources: &'s Path,
+    /// What is done about configuration files that both sides changed.
+    pub decisions: &'s Decisions,
 }
 
 /// What the upgrade did, as far as it came. That it was complete is for [`crate::release::completion`] to say.
@@ -51,6 +56,9 @@ pub enum UpgradeError {
     /// `/etc` could not be looked through; nothing was touched when this comes first.
     #[error("failed to take stock of the configuration files")]
     Leftovers(#[from] LeftoversError),
+    /// The new configuration file of a script, which was to be taken.
+    #[error("failed to put a new configuration file in place")]
+    Place(#[from] PlaceError),
     /// A stage could not be run.
     #[error("failed to go on with the upgrade")]
     Stage {
@@ -71,7 +79,8 @@ pub enum UpgradeError {
     },
 }
 
-/// Upgrades the running system. Nothing is asked; configuration files that both sides changed stay as the administrator left them.
+/// Upgrades the running system. Nobody is asked: about configuration files that both sides changed the decisions are carried out, and
+/// one that is not wanted makes the upgrade fail.
 ///
 /// # Errors
 /// [`UpgradeError`], with what was done until then. An `Ok` means that apt said so, not that the upgrade is complete.
@@ -81,7 +90,7 @@ pub fn upgrade(
     progress: &dyn Fn(Progress),
 ) -> Result<UpgradeReport, UpgradeError> {
     let root = Path::new("/");
-    let before = conffiles::leftovers(root)?;
+    let before = left::leftovers(root)?;
     let plan = sources::plan_sources(root, hop)?;
     sources::apply(&plan, root, settings.kept_sources)?;
     let mut report = UpgradeReport {
@@ -91,13 +100,40 @@ pub fn upgrade(
         stages: Vec::new(),
         conffiles: Vec::new(),
     };
-    let result = stages(&mut report.stages, &settings.apt, progress);
-    let taken = take_conffiles(&mut report, root, &before);
+    let result = stages(&mut report.stages, settings, progress);
+    let taken = take_conffiles(&mut report, root, &before, settings.decisions);
     match result {
-        Ok(None) => taken.map(|()| report).map_err(UpgradeError::from),
-        Ok(Some((stage, reason))) => Err(UpgradeError::Failed { stage, reason, report: Box::new(report) }),
-        Err(source) => Err(UpgradeError::Stage { source, report: Box::new(report) }),
+        Ok(None) => taken?,
+        Ok(Some((stage, reason))) => {
+            return Err(UpgradeError::Failed { stage, reason, report: Box::new(report) });
+        }
+        Err(source) => return Err(UpgradeError::Stage { source, report: Box::new(report) }),
     }
+    match unwanted(&report, settings.decisions) {
+        None => Ok(report),
+        Some(path) => {
+            let reason = unwanted_reason(&path);
+            Err(UpgradeError::Failed { stage: Stage::FullUpgrade, reason, report: Box::new(report) })
+        }
+    }
+}
+
+/// A file that a script left a new version of, and about which nobody may be asked. dpkg's are seen stage by stage.
+fn unwanted(report: &UpgradeReport, decisions: &Decisions) -> Option<PathBuf> {
+    let of_ucf = report.conffiles.iter().filter(|one| is_new_of_ucf(one));
+    of_ucf.map(|one| &one.path).find(|path| decisions.choice(path) == Choice::Fail).cloned()
+}
+
+fn unwanted_reason(path: &Path) -> String {
+    format!(
+        "the new package has another {}, which was changed here, and nobody decided which of them is to be in force",
+        show::path(path)
+    )
+}
+
+fn is_new_of_ucf(one: &ConffileDecision) -> bool {
+    let is_new = |path: &PathBuf| path.as_os_str().as_encoded_bytes().ends_with(b".ucf-dist");
+    one.decision == Decision::Kept && one.leftover.as_ref().is_some_and(is_new)
 }
 
 /// apt-get's words for each stage, in order.
@@ -124,15 +160,20 @@ fn patient<'s>(stage: Stage, settings: &AptSettings<'s>) -> AptSettings<'s> {
 
 fn stages(
     done: &mut Vec<StageOutcome>,
-    settings: &AptSettings<'_>,
+    settings: &UpgradeSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<FailedStage, StageError> {
+    let decisions = settings.decisions;
+    let choice = |path: &Path| decisions.choice(path);
+    // Without need, dpkg is not allowed to ask: keeping all is then decided before it starts, and no pipe can break.
+    let answering = decisions.answers_prompts().then_some(&choice as apt::Answering<'_>);
     for (stage, words) in STAGES {
-        let settings = &patient(stage, settings);
-        let mut outcome = apt::apt_get(stage, words, &[], settings, progress)?;
+        let settings = &patient(stage, &settings.apt);
+        let run = || apt::apt_get_answering(stage, words, &[], settings, answering, progress);
+        let mut outcome = run()?;
         if apt_log::repairable(&outcome) {
             done.push(outcome);
-            let repair = apt::configure_all(settings, progress)?;
+            let repair = apt::configure_all(settings, answering, progress)?;
             let repaired = repair.well();
             let reason = repair.reason();
             done.push(repair);
@@ -140,10 +181,16 @@ fn stages(
                 return Ok(Some((Stage::Repair, reason)));
             }
             // What failed half-way left the rest undone; a second failure is final.
-            outcome = apt::apt_get(stage, words, &[], settings, progress)?;
+            outcome = run()?;
         }
-        let failed = (!outcome.well()).then(|| (stage, outcome.reason()));
+        let mut failed = (!outcome.well()).then(|| (stage, outcome.reason()));
         done.push(outcome);
+        let mut asked = done.iter().flat_map(|outcome| &outcome.conffile_prompts);
+        if failed.is_none()
+            && let Some(path) = asked.find(|path| decisions.choice(path) == Choice::Fail)
+        {
+            failed = Some((stage, unwanted_reason(path)));
+        }
         if failed.is_some() {
             return Ok(failed);
         }
@@ -151,9 +198,29 @@ fn stages(
     Ok(None)
 }
 
-fn take_conffiles(report: &mut UpgradeReport, root: &Path, before: &Leftovers) -> Result<(), LeftoversError> {
+/// Carries out what ucf was kept from, and takes down what became of all.
+fn take_conffiles(
+    report: &mut UpgradeReport,
+    root: &Path,
+    before: &Leftovers,
+    decisions: &Decisions,
+) -> Result<(), UpgradeError> {
     let log: String = report.stages.iter().map(|outcome| outcome.output.as_str()).collect();
-    let after = conffiles::leftovers(root)?;
-    report.conffiles = conffiles::decisions(&log, before, &after);
+    report.conffiles = left::decisions(&log, before, &left::leftovers(root)?);
+    for one in &mut report.conffiles {
+        if is_new_of_ucf(one)
+            && decisions.choice(&one.path) == Choice::Take
+            && place::take_new(root, &one.path)?
+        {
+            one.decision = Decision::Replaced;
+            one.leftover = Some(with_ending(&one.path, ".ucf-old"));
+        }
+    }
     Ok(())
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut whole = path.as_os_str().to_owned();
+    whole.push(ending);
+    whole.into()
 }

@@ -1,5 +1,6 @@
 //! The only code that touches the machine underneath: programs, durable files, mounts, locks, boots.
 
+pub mod answered;
 pub mod beneath;
 pub mod checkpoint;
 pub mod disks;

@@ -15,6 +15,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
+use crate::system::answered::{Input, PAUSE, Waits};
 use crate::system::exec::{CLEAN_PATH, ExecError, find_tool};
 use crate::system::told_to_stop::ToldToStop;
 
@@ -51,6 +52,8 @@ pub struct Watch<'w> {
     pub silence: Duration,
     /// Ends the program when it says so.
     pub stop: Option<&'w ToldToStop>,
+    /// What it reads instead of `/dev/null`.
+    pub input: Option<&'w Input>,
 }
 
 /// A watched program that could not be started or watched.
@@ -77,7 +80,8 @@ pub enum WatchError {
     },
 }
 
-/// Runs a program to its end in a session of its own (no terminal, own process group), with stdin from `/dev/null`.
+/// Runs a program to its end in a session of its own (no terminal, own process group), with stdin from `/dev/null` or
+/// from [`Watch::input`].
 ///
 /// `arguments` gets the number of the progress pipe's descriptor; what arrives there is passed on to `progress` as it comes. The
 /// environment holds only `PATH`, `HOME`, `LC_ALL` and `environment`.
@@ -101,7 +105,11 @@ pub fn run(
     write_header(&log, &program, &words).map_err(|source| log_failed(watch.log, source))?;
     // setsid(1) needs no fork to lead a new session, because std starts it in our own group: the pid stays the same.
     let mut command = Command::new(find_tool("setsid")?);
-    command.arg(&program).args(&words).current_dir("/").stdin(Stdio::null());
+    let stdin = match watch.input {
+        Some(input) => Stdio::from(input.reading_end().map_err(failed)?),
+        None => Stdio::null(),
+    };
+    command.arg(&program).args(&words).current_dir("/").stdin(stdin);
     command.env_clear().env("PATH", CLEAN_PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root");
     command.envs(environment.iter().copied());
     command.stdout(log.try_clone().map_err(failed)?).stderr(log.try_clone().map_err(failed)?);
@@ -158,6 +166,7 @@ fn follow(
     let exit = pidfd_open(pid, PidfdFlags::empty())?;
     let mut activity = Activity::start(log)?;
     let mut pipe_open = true;
+    let mut waits = Waits::default();
     let cut = loop {
         let mut watched = vec![PollFd::new(&exit, PollFlags::IN)];
         if let Some(stop) = watch.stop {
@@ -166,7 +175,10 @@ fn follow(
         if pipe_open {
             watched.push(PollFd::new(reader, PollFlags::IN));
         }
-        let left = watch.silence.saturating_sub(activity.quiet_for());
+        let mut left = watch.silence.saturating_sub(activity.quiet_for());
+        if watch.input.is_some() {
+            left = left.min(PAUSE);
+        }
         let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match poll(&mut watched, Some(&wait)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -189,6 +201,9 @@ fn follow(
         }
         if watch.stop.is_some_and(ToldToStop::is_told) {
             break Cut::Stopped;
+        }
+        if let Some(input) = watch.input {
+            waits.look(input, || session_members(pid).into_iter().chain([pid]).collect());
         }
         if activity.quiet_for() >= watch.silence && !activity.log_grew(log)? {
             break Cut::Silent;
@@ -337,7 +352,7 @@ mod tests {
             "sh",
             |fd| vec!["-c".into(), script.into(), "sh".into(), fd.to_string()],
             &[("ONE", "1")],
-            &Watch { log: &log, silence, stop },
+            &Watch { log: &log, silence, stop, input: None },
             &mut |bytes| heard.extend_from_slice(bytes),
         )
         .unwrap();

@@ -6,6 +6,11 @@ use std::time::SystemTime;
 
 use walkdir::WalkDir;
 
+use super::deb::KEPT_LIMIT;
+use super::diff;
+use super::stock::{Below, StockError};
+use crate::system::show;
+
 /// What became of a configuration file that both the administrator and the package had changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Decision {
@@ -19,6 +24,19 @@ pub enum Decision {
     Unclear,
 }
 
+impl Decision {
+    /// The decision in a few words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Kept => "yours stays in force",
+            Self::Replaced => "the package's is in force",
+            Self::MovedAside => "yours was moved aside, and the package has none",
+            Self::Unclear => "which of the two is in force is not known",
+        }
+    }
+}
+
 /// One configuration file and its decision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConffileDecision {
@@ -29,6 +47,20 @@ pub struct ConffileDecision {
     /// The other version, where one was left: to compare, and to delete afterwards.
     pub leftover: Option<PathBuf>,
 }
+
+impl ConffileDecision {
+    /// The decision as one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let other = self.leftover.as_ref().map(|path| format!("; the other version is {}", show::path(path)));
+        format!("{}: {}{}", show::path(&self.path), self.decision.words(), other.unwrap_or_default())
+    }
+}
+
+/// What a run keeps of the decisions: one line each, as a JSON list of texts.
+pub const LINES_FILE: &str = "conffiles.json";
+/// What a run keeps of the two sides of each. It may hold secrets, so only root reads it.
+pub const DIFF_FILE: &str = "conffiles.diff";
 
 /// Files that package tools left beside configuration files, with their modification times.
 pub type Leftovers = BTreeMap<PathBuf, SystemTime>;
@@ -109,6 +141,33 @@ pub fn decisions(log: &str, before: &Leftovers, after: &Leftovers) -> Vec<Conffi
     found.into_values().collect()
 }
 
+/// What the files in force and those left beside them differ in, as text that may hold secrets.
+///
+/// # Errors
+/// When one of them cannot be read; a file that is gone is no error.
+pub fn diffs(root: &Path, decisions: &[ConffileDecision]) -> Result<String, StockError> {
+    let below = Below::open(root)?;
+    let mut text = String::new();
+    for one in decisions {
+        let Some(leftover) = &one.leftover else { continue };
+        let (Some(in_force), Some(other)) =
+            (below.bytes(&one.path, KEPT_LIMIT)?, below.bytes(leftover, KEPT_LIMIT)?)
+        else {
+            continue;
+        };
+        // The package's file is always the new one.
+        let (mine, new) = match one.decision {
+            Decision::Replaced => (other, in_force),
+            _ => (in_force, other),
+        };
+        if let Some(diff) = diff::unified(&one.path, &mine, &new) {
+            text.push_str(&diff.text);
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
 /// dpkg's own words, in the order of the log. With confdef and confold it does not ask, and says what it did.
 fn from_log(log: &str) -> Vec<(PathBuf, Decision)> {
     let mut found: Vec<(PathBuf, Decision)> = Vec::new();
@@ -173,6 +232,32 @@ mod tests {
             ]
         );
         assert!(found.iter().all(|one| one.leftover.is_some()));
+    }
+
+    #[test]
+    fn both_sides_are_compared() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        for (name, text) in [("a", "me\n"), ("a.dpkg-dist", "new\n"), ("b", "new\n"), ("b.dpkg-old", "me\n")]
+        {
+            std::fs::write(root.path().join("etc").join(name), text).unwrap();
+        }
+        let one = |path: &str, decision, leftover: &str| ConffileDecision {
+            path: path.into(),
+            decision,
+            leftover: Some(leftover.into()),
+        };
+        let decisions = [
+            one("/etc/a", Decision::Kept, "/etc/a.dpkg-dist"),
+            one("/etc/b", Decision::Replaced, "/etc/b.dpkg-old"),
+            one("/etc/c", Decision::MovedAside, "/etc/c.dpkg-bak"),
+        ];
+        let text = diffs(root.path(), &decisions).unwrap();
+        assert_eq!(text.matches("-me\n+new\n").count(), 2, "{text}");
+        assert_eq!(
+            decisions[0].line(),
+            "/etc/a: yours stays in force; the other version is /etc/a.dpkg-dist"
+        );
     }
 
     #[test]
