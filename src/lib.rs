@@ -17,6 +17,8 @@
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
+//! | [`inspect`] | the machine before an upgrade: what would make it fail, or would not be as before | `boot`, `snapshot`, `health`, `release`, `system` |
+//! | [`libraries`] | programs that no package brought, and libraries that the new release does not have | `sources`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |

@@ -1,6 +1,6 @@
 //! Who else works with packages: tools that run now, locks that are held, and diversions that somebody made.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
@@ -19,8 +19,8 @@ const LOCKS: [&str; 4] = [
 /// Programs that change packages, by the names that the kernel keeps (15 characters).
 const TOOLS: [&str; 8] =
     ["apt", "apt-get", "aptitude", "dpkg", "unattended-upgr", "do-release-upgr", "packagekitd", "synaptic"];
-/// What `unattended-upgrades` leaves running for the shutdown: it changes nothing.
-const WAITS: &str = "--wait-for-signal";
+/// Words by which such a program changes nothing. The first is what `unattended-upgrades` leaves running for the shutdown.
+const HARMLESS: [&str; 5] = ["--wait-for-signal", "-s", "--simulate", "--dry-run", "--print-uris"];
 
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +59,11 @@ fn holder(root: &Path, lock: &str) -> Result<Option<i32>, InspectError> {
 }
 
 fn running(root: &Path) -> Result<Vec<String>, InspectError> {
+    // What runs in a container, or in a root of its own, works with other packages.
+    let world = |pid: &str| {
+        ["ns/mnt", "root"].map(|link| fs::read_link(reading::at(root, &format!("proc/{pid}/{link}"))).ok())
+    };
+    let own = world("self");
     let mut found = Vec::new();
     for pid in
         reading::names(root, "proc")?.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
@@ -69,7 +74,8 @@ fn running(root: &Path) -> Result<Vec<String>, InspectError> {
             continue;
         }
         let line = reading::text(root, &format!("proc/{pid}/cmdline")).ok().flatten().unwrap_or_default();
-        if !line.contains(WAITS) {
+        let harmless = line.split('\0').any(|word| HARMLESS.contains(&word));
+        if !harmless && world(pid) == own {
             let words = line.replace('\0', " ");
             found.push(format!("process {pid}: {}", show::line(words.trim())));
         }
@@ -135,6 +141,8 @@ mod tests {
         let found = findings(&facts(dir.path()).unwrap());
         assert_eq!(ids(&found), ["warning package-tool-running"]);
         assert_eq!(found[0].evidence, ["process 9: apt-get install x"]);
+        std::os::unix::fs::symlink("/srv/chroot", dir.path().join("proc/9/root")).unwrap();
+        assert!(findings(&facts(dir.path()).unwrap()).is_empty(), "in a root of its own");
     }
 
     #[test]

@@ -31,11 +31,17 @@ pub(super) fn facts(root: &Path, container: bool) -> Result<Facts, InspectError>
     let modules = reading::names(root, "lib/modules")?;
     // A kernel that comes from outside (a host, a provider) has no modules here, and neither has any other.
     let without = !container && !release.is_empty() && !modules.is_empty() && !modules.contains(&release);
+    // Another init may be closed to us, and does not run from what packages replace.
+    let systemd = reading::text(root, "proc/1/comm")?.is_some_and(|name| name.trim() == "systemd");
+    let replaced = match systemd {
+        true => replaced(&reading::text(root, "proc/1/maps")?.unwrap_or_default()),
+        false => Vec::new(),
+    };
     Ok(Facts {
         asked: reading::at(root, "run/reboot-required").exists(),
         packages,
         kernel_without_modules: without.then_some(release),
-        replaced: replaced(&reading::text(root, "proc/1/maps")?.unwrap_or_default()),
+        replaced,
     })
 }
 
@@ -97,7 +103,8 @@ mod tests {
 
     #[test]
     fn each_sign_counts() {
-        let cases: [(&[(&str, &str)], usize); 4] = [
+        let cases: [(&[(&str, &str)], usize); 5] = [
+            (&[("proc/1/comm", "runit\n"), ("proc/1/maps", MAPS)], 0),
             (
                 &[
                     ("run/reboot-required", ""),
@@ -112,7 +119,7 @@ mod tests {
                 ],
                 1,
             ),
-            (&[("proc/1/maps", MAPS)], 1),
+            (&[("proc/1/comm", "systemd\n"), ("proc/1/maps", MAPS)], 1),
             (&[("proc/sys/kernel/osrelease", "6.18-host\n"), ("etc/x", "")], 0),
         ];
         for (files, count) in cases {

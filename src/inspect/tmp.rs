@@ -1,6 +1,7 @@
 //! `/tmp` lies in memory from trixie on: what is large there does not fit any more, and nothing there survives a reboot.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use walkdir::WalkDir;
 
@@ -8,8 +9,9 @@ use super::memory;
 use super::reading::{self, InspectError};
 use crate::finding::Finding;
 
-/// More files than this are not counted.
+/// More files than this are not counted, nor for longer than this.
 const MOST_FILES: usize = 200_000;
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,11 +27,13 @@ pub(super) fn facts(root: &Path) -> Result<Facts, InspectError> {
     // An administrator's own unit, or the link that masks it, decides over the package's.
     let unit: PathBuf = reading::at(root, "etc/systemd/system/tmp.mount");
     let decided = own || std::fs::symlink_metadata(unit).is_ok();
+    let deadline = Instant::now() + LIMIT;
     let bytes = (!decided).then(|| {
         WalkDir::new(reading::at(root, "tmp"))
             .same_file_system(true)
             .into_iter()
             .take(MOST_FILES)
+            .take_while(|_| Instant::now() < deadline)
             // Files come and go here while they are counted.
             .filter_map(|entry| entry.ok()?.metadata().ok())
             .filter(|facts| facts.is_file())

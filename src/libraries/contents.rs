@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sources::compressed::Decompressed;
 
-/// Longer lines are no index. The longest of trixie's has about 20,000 bytes: a directory that many packages share.
+/// Longer lines are no index: a path has at most 4096 bytes, and the longest line of trixie's main has 250.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// In every release for servers. An index without it is none, or only that of a small component.

@@ -1,7 +1,7 @@
 //! What the header of a program says about the libraries that it needs. Any bytes may come: damage is an error, never a panic,
 //! and never more memory than a few megabytes.
 
-use std::fs::File;
+use std::io::{Read, Seek};
 
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
@@ -66,19 +66,20 @@ pub fn is_elf(first: &[u8]) -> bool {
     first.starts_with(b"\x7fELF")
 }
 
-/// Understands an ELF file; `None` for one that is linked with nothing (static programs, object files, core dumps).
+/// Understands an ELF file; `None` for one that is linked with nothing (static programs, object files, core dumps). Only the parts
+/// that matter are read.
 ///
 /// # Errors
 /// When it is damaged or cut before what is needed.
-pub fn of_file(file: File) -> Result<Option<Needs>, NoElf> {
+pub fn read_from(file: impl Read + Seek) -> Result<Option<Needs>, NoElf> {
     let cache = ReadCache::new(file);
     parse(&cache)
 }
 
-/// As [`of_file`], for bytes in memory.
+/// As [`read_from`], for bytes in memory.
 ///
 /// # Errors
-/// As [`of_file`].
+/// As [`read_from`].
 pub fn parse<'d, R: ReadRef<'d>>(bytes: R) -> Result<Option<Needs>, NoElf> {
     let ident = bytes.read_bytes_at(0, 16).map_err(|()| NoElf("it ends within its first 16 bytes"))?;
     if !is_elf(ident) {
@@ -198,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_real_program() {
-        let needs = of_file(File::open(std::env::current_exe().unwrap()).unwrap()).unwrap().unwrap();
+        let needs =
+            read_from(std::fs::File::open(std::env::current_exe().unwrap()).unwrap()).unwrap().unwrap();
         assert!(needs.needed.iter().any(|name| name == "libc.so.6"), "{needs:?}");
         assert!(needs.is_program);
     }

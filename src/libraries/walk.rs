@@ -134,7 +134,7 @@ fn read(path: &Path) -> std::io::Result<Option<Parsed>> {
         return Ok(None);
     }
     file.rewind()?;
-    Ok(Some(elf::of_file(file)))
+    Ok(Some(elf::read_from(file)))
 }
 
 #[cfg(test)]
