@@ -1,5 +1,6 @@
 //! `/tmp` lies in memory from trixie on: what is large there does not fit any more, and nothing there survives a reboot.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// Bytes in `/tmp`, when it will become one in memory.
+    /// Bytes that files in `/tmp` take, when it will become one in memory.
     bytes: Option<u64>,
     /// The machine's memory in bytes.
     memory: Option<u64>,
@@ -37,7 +38,7 @@ pub(super) fn facts(root: &Path) -> Result<Facts, InspectError> {
             // Files come and go here while they are counted.
             .filter_map(|entry| entry.ok()?.metadata().ok())
             .filter(|facts| facts.is_file())
-            .fold(0_u64, |sum, facts| sum.saturating_add(facts.len()))
+            .fold(0_u64, |sum, facts| sum.saturating_add(facts.blocks().saturating_mul(512)))
     });
     Ok(Facts { bytes, memory: memory::total(root)? })
 }
@@ -51,7 +52,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let what = "/tmp lies in memory in the new release, and may take half of it: what lies there now is large for that.";
     let remedy = "systemctl mask tmp.mount keeps /tmp on the disk; or move large files to /var/tmp";
     vec![Finding::note("tmp-becomes-tmpfs", what, remedy).with_evidence([format!(
-        "/tmp holds {} MiB, the machine has {} MiB of memory",
+        "/tmp holds at least {} MiB, the machine has {} MiB of memory",
         bytes >> 20,
         memory >> 20
     )])]
