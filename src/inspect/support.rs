@@ -60,7 +60,7 @@ pub(super) fn findings(facts: &Facts, about: &Circumstances<'_>) -> Vec<Finding>
             _ => Finding::inhibitor(
                 "release-path",
                 format!("{}.", show::line(&refusal.to_string())),
-                "see there",
+                "do as the message says, then check again",
             ),
         });
     }

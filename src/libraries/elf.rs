@@ -205,6 +205,25 @@ mod tests {
         assert!(needs.is_program);
     }
 
+    /// The seeds of the fuzz target: what they are is in their names.
+    #[test]
+    fn both_widths() {
+        let seed = |name: &str| {
+            let path =
+                std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/elf_needed").join(name);
+            read_from(std::fs::File::open(path).unwrap())
+        };
+        let (wide, narrow) = (seed("small64").unwrap().unwrap(), seed("small32").unwrap().unwrap());
+        assert_eq!(
+            (wide.kind.debian_architecture(), narrow.kind.debian_architecture()),
+            (Some("amd64"), Some("i386"))
+        );
+        assert_eq!(narrow.needed, ["libssl.so.3", "libc.so.6"]);
+        assert_eq!((wide.needed, wide.runpath), (narrow.needed, narrow.runpath));
+        assert_eq!(seed("program").unwrap().unwrap().runpath, ["$ORIGIN/lib"]);
+        assert!(seed("cut").is_err());
+    }
+
     #[test]
     fn every_cut_is_an_error_or_nothing_more() {
         let bytes = elf_file(&["libssl.so.3"], None, Some("/x"));
