@@ -18,6 +18,8 @@
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`conffiles`] | configuration files: what the upgrade will ask, what is answered, what it left | `finding`, `manifest`, `sources`, `system` |
+//! | [`inspect`] | the machine before an upgrade: what would make it fail, or would not be as before | `boot`, `snapshot`, `health`, `release`, `system` |
+//! | [`libraries`] | programs that no package brought, and libraries that the new release does not have | `sources`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
@@ -34,7 +36,9 @@ pub mod error;
 pub mod evidence;
 pub mod finding;
 pub mod health;
+pub mod inspect;
 pub mod journal;
+pub mod libraries;
 pub mod machine;
 pub mod manifest;
 pub mod phases;

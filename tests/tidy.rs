@@ -9,7 +9,7 @@ const FILE_LINES: usize = 500;
 const FUNCTION_LINES: usize = 70;
 
 /// Which module may use which, top down; `lib.rs` says it in words.
-const LAYERS: [(&str, &[&str]); 24] = [
+const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["cli", "error", "system"]),
     (
         "cli",
@@ -39,6 +39,8 @@ const LAYERS: [(&str, &[&str]); 24] = [
     ),
     ("sim", &["driver", "evidence", "finding", "machine"]),
     ("driver", &["error", "evidence", "machine"]),
+    ("libraries", &["finding", "sources", "system"]),
+    ("inspect", &["boot", "finding", "health", "release", "snapshot", "system"]),
     (
         "phases",
         &[
@@ -51,7 +53,9 @@ const LAYERS: [(&str, &[&str]); 24] = [
             "evidence",
             "finding",
             "health",
+            "inspect",
             "journal",
+            "libraries",
             "machine",
             "manifest",
             "places",
@@ -184,7 +188,7 @@ fn functions_fit_a_screen() {
 
 #[test]
 fn layers_point_one_way() {
-    let allowed: BTreeMap<&str, &[&str]> = LAYERS.into_iter().collect();
+    let allowed: BTreeMap<&str, &[&str]> = LAYERS.iter().copied().collect();
     let mut complaints = Vec::new();
     for (path, text) in sources() {
         let module = module(&path);
