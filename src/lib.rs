@@ -18,6 +18,7 @@
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
+//! | [`compat`] | whether this machine's packages fit the target, known beforehand | `release`, `health`, `finding`, `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
@@ -26,6 +27,7 @@
 pub mod backup;
 pub mod boot;
 pub mod cli;
+pub mod compat;
 pub mod config;
 pub mod driver;
 pub mod error;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::release::apt_log;
 use crate::release::status_fd::{StatusEvent, StatusLines};
+use crate::system::exec::User;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
 use crate::system::watched::{self, Ended, Watch, WatchError};
@@ -192,13 +193,28 @@ pub fn apt_get(
     settings: &AptSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
+    apt_get_as(None, stage, words, extra, settings, progress)
+}
+
+/// [`apt_get`] as another user, in directories that belong to it.
+///
+/// # Errors
+/// As [`apt_get`].
+pub fn apt_get_as(
+    user: Option<User>,
+    stage: Stage,
+    words: &[&str],
+    extra: &[(&str, &str)],
+    settings: &AptSettings<'_>,
+    progress: &dyn Fn(Progress),
+) -> Result<StageOutcome, StageError> {
     let arguments = |fd: i32| {
         let mut all = options(settings);
         all.extend(["-o".to_owned(), format!("APT::Status-Fd={fd}")]);
         all.extend(words.iter().map(|word| (*word).to_owned()));
         all
     };
-    run_stage(stage, "apt-get", arguments, extra, settings, progress)
+    run_stage(user, stage, "apt-get", arguments, extra, settings, progress)
 }
 
 /// Finishes what an interrupted dpkg left, under the same policy.
@@ -210,10 +226,11 @@ pub fn configure_all(
     progress: &dyn Fn(Progress),
 ) -> Result<StageOutcome, StageError> {
     let arguments = |_| CONFFILE_POLICY.into_iter().chain(["--configure", "-a"]).map(str::to_owned).collect();
-    run_stage(Stage::Repair, "dpkg", arguments, &[], settings, progress)
+    run_stage(None, Stage::Repair, "dpkg", arguments, &[], settings, progress)
 }
 
 fn run_stage(
+    user: Option<User>,
     stage: Stage,
     tool: &str,
     arguments: impl FnOnce(i32) -> Vec<String>,
@@ -229,7 +246,7 @@ fn run_stage(
     let (mut log, start) = open_at_end(settings.log).map_err(log_failed)?;
     let began = Instant::now();
     let mut heard = Heard::new(stage, progress);
-    let ended = watched::run(tool, arguments, &environment, &watch, &mut |bytes| heard.take(bytes))
+    let ended = watched::run_as(user, tool, arguments, &environment, &watch, &mut |bytes| heard.take(bytes))
         .map_err(|source| StageError::Run { stage, source })?;
     let output = read_from(&mut log, start).map_err(log_failed)?;
     Ok(StageOutcome {

@@ -3,7 +3,8 @@
 //!
 //! In the order of the story: [`hop`] · [`sources`] · [`preview`] · [`holdoff`] · [`upgrade`] · [`completion`]. What they share:
 //! [`apt`] runs one stage, [`status_fd`] understands its progress, [`apt_log`] its log, [`conffiles`] the configuration files
-//! that it met, [`simulation`] what it would do.
+//! that it met, [`simulation`] what it would do, [`prediction`] keeps it, [`private_apt`] is whom to
+//! ask, [`version`] puts versions in order.
 
 pub mod apt;
 pub mod apt_log;
@@ -11,8 +12,11 @@ pub mod completion;
 pub mod conffiles;
 pub mod holdoff;
 pub mod hop;
+pub mod prediction;
 pub mod preview;
+pub mod private_apt;
 pub mod simulation;
 pub mod sources;
 pub mod status_fd;
 pub mod upgrade;
+pub mod version;
