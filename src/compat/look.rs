@@ -126,21 +126,41 @@ fn probe(
             all.push(entry);
         }
     }
-    private.set_sources(all)?;
-    let outcome = private.update(log, progress)?;
-    let failed = |entry: &Entry| if outcome.well() { None } else { origins::failure(entry, &outcome.output) };
-    let explained = questions
-        .iter()
-        .flat_map(|one| one.planned.iter().chain(&one.asked))
-        .any(|entry| failed(entry).is_some());
-    let ours_failed = debian.iter().any(|entry| failed(entry).is_some());
-    if !outcome.well() && (ours_failed || !explained) {
-        return Err(update_failed(&outcome).into());
-    }
+    let failed = update_without_failing(private, all, &debian, log, progress)?;
+    let why = |entry: &Entry| failed.iter().find(|(one, _)| one == entry).map(|(_, why)| why.clone());
     let answered =
-        questions.iter().filter_map(|one| one.planned.as_ref()).filter(|entry| failed(entry).is_none());
+        questions.iter().filter_map(|one| one.planned.as_ref()).filter(|entry| why(entry).is_none());
     private.set_sources(debian.into_iter().chain(answered))?;
-    Ok(questions.iter().map(|one| repository(one, probe, &failed)).collect())
+    Ok(questions.iter().map(|one| repository(one, probe, &why)).collect())
+}
+
+/// Updates until all that is left answers. In one go apt does not name every failure: what has no Release file hides what gave no
+/// answer.
+fn update_without_failing(
+    private: &PrivateApt,
+    mut left: Vec<&Entry>,
+    needed: &[&Entry],
+    log: &Path,
+    progress: &dyn Fn(Progress),
+) -> Result<Vec<(Entry, Target)>, Error> {
+    let mut failed = Vec::new();
+    loop {
+        private.set_sources(left.iter().copied())?;
+        let outcome = private.update(log, progress)?;
+        if outcome.well() {
+            return Ok(failed);
+        }
+        let found: Vec<(Entry, Target)> = left
+            .iter()
+            .filter_map(|entry| Some(((*entry).clone(), origins::failure(entry, &outcome.output)?)))
+            .collect();
+        let serious = found.iter().any(|(entry, _)| needed.contains(&entry));
+        if found.is_empty() || serious {
+            return Err(update_failed(&outcome).into());
+        }
+        left.retain(|entry| !found.iter().any(|(one, _)| one == *entry));
+        failed.extend(found);
+    }
 }
 
 fn questions(probe: &Probe<'_>, planned: &[Entry]) -> Vec<Question> {

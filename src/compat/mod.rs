@@ -100,3 +100,6 @@ pub fn findings(facts: &Facts, hop: &Hop) -> Vec<Finding> {
     findings.extend(facts.unknown.iter().map(|(what, why)| Finding::unknown(what, why)));
     findings
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ pub fn findings(removals: &[Removal], target: &str) -> Vec<Finding> {
             Finding::note(
                 "packages-removed",
                 format!(
-                    "the upgrade removes {} packages that nobody uses by name: libraries and parts that the new release has under other names.",
+                    "the upgrade removes {} packages that nobody uses by name, libraries and other parts for the most.",
                     harmless.len()
                 ),
                 "nothing",
