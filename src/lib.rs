@@ -21,14 +21,17 @@
 //! | [`inspect`] | the machine before an upgrade: what would make it fail, or would not be as before | `boot`, `snapshot`, `health`, `release`, `system` |
 //! | [`libraries`] | programs that no package brought, and libraries that the new release does not have | `sources`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
+//! | [`compat`] | whether this machine's packages fit the target, known beforehand | `release`, `health`, `finding`, `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
+//! | [`version`] | pure: Debian versions in order | nothing |
 //! | [`sim`] | a machine in memory that can lose power | `driver` |
 //! | [`cli`] | what was typed, what is shown | everything |
 
 pub mod backup;
 pub mod boot;
 pub mod cli;
+pub mod compat;
 pub mod conffiles;
 pub mod config;
 pub mod driver;
@@ -51,3 +54,4 @@ pub mod snapshot;
 pub mod sources;
 pub mod system;
 pub mod verify;
+pub mod version;

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`stock`] | what installed packages declare, and what was changed here |
-//! | [`deb`], [`version`] | what a package file brings, and which is newer |
+//! | [`deb`] | what a package file brings |
 //! | [`predict`], [`diff`] | pure: what will be asked, and what the two sides differ in |
 //! | [`policy`], [`answers`], [`debconf`] | what is to be done about it |
 //! | [`findings`](mod@findings) | pure: what of it is worth telling before |
@@ -26,7 +26,6 @@ pub mod predict;
 pub mod stock;
 pub mod syntax;
 mod tarball;
-pub mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -37,6 +36,8 @@ pub use findings::findings;
 use deb::{Control, DebError};
 use predict::{Prediction, Upstream};
 use stock::{Below, Local, Md5Sum, Stock, StockError};
+
+use crate::version;
 
 /// What was found out about a system and the packages that it will get. Its texts may hold secrets: they go where only root
 /// reads.

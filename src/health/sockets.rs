@@ -240,7 +240,7 @@ fn read_owners(proc: &Path) -> Result<BTreeMap<u64, Owner>, HealthError> {
     Ok(owners)
 }
 
-fn read_socket_inodes(process: &Path) -> Result<Vec<u64>, HealthError> {
+pub(crate) fn read_socket_inodes(process: &Path) -> Result<Vec<u64>, HealthError> {
     let directory = process.join("fd");
     let mut inodes = Vec::new();
     for name in list(&directory)? {
@@ -259,7 +259,7 @@ fn read_socket_inodes(process: &Path) -> Result<Vec<u64>, HealthError> {
     Ok(inodes)
 }
 
-fn list(directory: &Path) -> Result<Vec<String>, HealthError> {
+pub(crate) fn list(directory: &Path) -> Result<Vec<String>, HealthError> {
     let wrong = |source| HealthError::Read { path: directory.to_owned(), source };
     std::fs::read_dir(directory)
         .map_err(wrong)?
@@ -268,7 +268,7 @@ fn list(directory: &Path) -> Result<Vec<String>, HealthError> {
 }
 
 /// A process that ended while it was looked at: its files are gone (`ENOENT`) or refuse to be read (`ESRCH`).
-fn unless_gone<T>(result: Result<T, HealthError>) -> Result<Option<T>, HealthError> {
+pub(crate) fn unless_gone<T>(result: Result<T, HealthError>) -> Result<Option<T>, HealthError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(HealthError::Read { source, .. })

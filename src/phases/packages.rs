@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use super::{Result, trouble};
+use crate::compat;
 use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
 use crate::release::hop::Hop;
-use crate::release::preview::{self, PreviewFacts};
+use crate::release::prediction::Prediction;
+use crate::release::preview;
 use crate::release::sources;
 use crate::system::durable;
 use crate::system::span::Span;
@@ -27,10 +29,23 @@ pub(super) fn archives(places: &StateDirectory) -> std::path::PathBuf {
     places.apt().join("archives")
 }
 
-/// Asks an apt of its own what the upgrade would do, and downloads all of it. Repeatable; the system's apt is not touched.
+/// What is known of the packages before an upgrade, without the system's apt being touched or a package downloaded. Lists are kept on
+/// the state volume where there is one.
+pub(super) fn look(
+    places: &StateDirectory,
+    hop: &Hop,
+    told: &dyn Fn(apt::Progress),
+) -> Result<(compat::Ahead, Vec<Finding>)> {
+    let plan = sources::plan_sources(Path::new("/"), hop).map_err(trouble)?;
+    // Without the state volume nothing is left behind, not even its directory.
+    let directory = places.path().is_dir().then(|| places.apt());
+    let ahead = compat::look(hop, &plan, directory.as_deref(), told).map_err(trouble)?;
+    let findings = compat::findings(&ahead.facts, hop);
+    Ok((ahead, findings))
+}
+
+/// [`look`], and then everything is downloaded that the upgrade will need. Repeatable; the system's apt is not touched.
 pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> Result<Vec<Finding>> {
-    let root = Path::new("/");
-    let plan = sources::plan_sources(root, hop).map_err(trouble)?;
     let (directory, archives) = (places.apt(), archives(places));
     durable::private_directory(&archives).map_err(trouble)?;
     let log = directory.join("preview.log");
@@ -40,19 +55,20 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
         silence: DOWNLOAD_SILENCE,
         lock_wait: LOCK_WAIT,
         stop: None,
+        user: None,
     };
     let told = |state: apt::Progress| progress.percent(10.0 + f64::from(state.percent) * 0.8, &shown(&state));
-    let facts = preview::prefetch(&plan, &directory, &settings, &told).map_err(trouble)?;
+    let (ahead, mut findings) = look(places, hop, &told)?;
+    let prediction = ahead.facts.prediction;
+    preview::download(ahead.private, &settings, &told).map_err(trouble)?;
     progress.line(&format!(
-        "the upgrade will change {} packages, install {} and remove {}; {} bytes were downloaded",
-        facts.upgraded.len(),
-        facts.new.len(),
-        facts.removed.len(),
-        facts.download_bytes
+        "the upgrade will change {} packages, install {} and remove {}; their archives of {} bytes are here",
+        prediction.upgraded.len(),
+        prediction.new.len(),
+        prediction.removed.len(),
+        prediction.download_bytes
     ));
-    let mut findings = sources_findings(&plan);
-    findings.extend(preview_findings(&facts, hop));
-    findings.extend(space(&facts, &archives)?);
+    findings.extend(space(&prediction, &archives)?);
     Ok(findings)
 }
 
@@ -61,48 +77,6 @@ pub(super) fn shown(state: &apt::Progress) -> String {
         Some(package) => format!("{}: {} {package}", state.stage.name(), state.detail),
         None => format!("{}: {}", state.stage.name(), state.detail),
     }
-}
-
-fn sources_findings(plan: &sources::SourcesPlan) -> Vec<Finding> {
-    plan.findings
-        .iter()
-        .map(|found| {
-            Finding::warning(
-                "apt-source",
-                format!("{}:{}: {}: {}.", found.file.display(), found.line, found.uri, found.what),
-                "look whether it has packages for the new release, and whether they are needed",
-            )
-        })
-        .collect()
-}
-
-fn preview_findings(facts: &PreviewFacts, hop: &Hop) -> Vec<Finding> {
-    let names = |changes: &[crate::release::simulation::Change]| {
-        changes.iter().map(|change| change.package.clone()).collect::<Vec<_>>().join(" ")
-    };
-    let mut findings = Vec::new();
-    if !facts.reaches(hop) {
-        findings.push(Finding::inhibitor(
-            "target-not-reached",
-            format!("the upgrade would not bring base-files of {}: a hold or a pin keeps it back.", hop.to()),
-            "apt-mark showhold; look into /etc/apt/preferences and /etc/apt/preferences.d",
-        ));
-    }
-    if !facts.removed.is_empty() {
-        findings.push(Finding::warning(
-            "packages-removed",
-            format!("the upgrade removes: {}.", names(&facts.removed)),
-            "install the successor of what is needed, or its metapackage, first",
-        ));
-    }
-    if !facts.kept_back.is_empty() {
-        findings.push(Finding::warning(
-            "packages-kept-back",
-            format!("the upgrade leaves at their old version: {}.", facts.kept_back.join(" ")),
-            "apt-mark unhold them, or find out what they wait for",
-        ));
-    }
-    findings
 }
 
 /// Before the old system is booted on a full disk, the downloads go: they can be had again. A failure only leaves it as full.
@@ -124,7 +98,7 @@ pub(super) fn make_room(places: &StateDirectory) {
 const UNPACKED: u64 = 5;
 
 /// Predicts whether the root has room: nothing that the upgrade replaces is freed, because the snapshot keeps it.
-fn space(facts: &PreviewFacts, archives: &Path) -> Result<Option<Finding>> {
+fn space(facts: &Prediction, archives: &Path) -> Result<Option<Finding>> {
     let root = rustix::fs::statvfs("/").map_err(trouble)?;
     let free = root.f_bavail.saturating_mul(root.f_frsize);
     let packed = packed_bytes(archives).map_err(trouble)?;

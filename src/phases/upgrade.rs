@@ -57,6 +57,7 @@ fn run_stages(
             silence: machine.config.upgrade.silence,
             lock_wait: LOCK_WAIT,
             stop: stop.as_ref(),
+            user: None,
         }
         .patient_for(machine.config.upgrade.silence),
         kept_sources: &kept_sources,

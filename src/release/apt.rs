@@ -9,6 +9,7 @@ use crate::conffiles::policy::Choice;
 use crate::release::apt_log;
 use crate::release::status_fd::{StatusEvent, StatusLines};
 use crate::system::answered::Input;
+use crate::system::exec::User;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
 use crate::system::watched::{self, Ended, Watch, WatchError};
@@ -80,6 +81,8 @@ pub struct AptSettings<'s> {
     pub lock_wait: Span,
     /// Ends the stage when told.
     pub stop: Option<&'s ToldToStop>,
+    /// Who runs it, in directories that belong to them; `None` for root.
+    pub user: Option<User>,
 }
 
 impl AptSettings<'_> {
@@ -278,8 +281,9 @@ fn run_stage(
     let (mut log, start) = open_at_end(settings.log).map_err(log_failed)?;
     let began = Instant::now();
     let mut heard = Heard::new(stage, answering.zip(input.as_ref()), progress);
-    let ended = watched::run(tool, arguments, &environment, &watch, &mut |bytes| heard.take(bytes))
-        .map_err(|source| StageError::Run { stage, source })?;
+    let ended =
+        watched::run_as(settings.user, tool, arguments, &environment, &watch, &mut |bytes| heard.take(bytes))
+            .map_err(|source| StageError::Run { stage, source })?;
     let output = read_from(&mut log, start).map_err(log_failed)?;
     Ok(StageOutcome {
         stage,

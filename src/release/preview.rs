@@ -1,51 +1,17 @@
 //! Looks ahead without touching the system: an apt of its own with the target's sources says what would happen, and
 //! downloads everything that the upgrade will need.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::release::apt::{self, AptSettings, Progress, Stage, StageError};
-use crate::release::hop::Hop;
-use crate::release::simulation::{self, Change, SimulationError};
+use crate::release::apt::{AptSettings, Progress, Stage, StageError};
+use crate::release::prediction::Prediction;
+use crate::release::private_apt::{Lists, PrivateApt};
+use crate::release::simulation::{self, SimulationError};
 use crate::release::sources::SourcesPlan;
+use crate::release::sources::entries::{self, Entry};
 use crate::system::durable::{self, DurableError};
-use crate::system::exec::{Exec, ExecError};
-
-/// What the upgrade would do, and what it needs. All archives have been downloaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PreviewFacts {
-    /// Installed packages that get a new version.
-    pub upgraded: Vec<Change>,
-    /// New packages.
-    pub new: Vec<Change>,
-    /// Packages that go away.
-    pub removed: Vec<Change>,
-    /// Packages that could be upgraded but would be left.
-    pub kept_back: Vec<String>,
-    /// Packages that an administrator holds.
-    pub held: Vec<String>,
-    /// Bytes that were to download when the preview began.
-    pub download_bytes: u64,
-    /// Bytes that the installed system grows by (negative: shrinks), as apt says it rounded; `None` when apt did not say it.
-    /// dpkg needs more for a while: it unpacks the new files of a package beside the old ones.
-    pub disk_bytes: Option<i64>,
-    /// Whether the download ran as apt's own user; not when the directory is closed to it.
-    pub sandboxed: bool,
-}
-
-impl PreviewFacts {
-    /// Whether the machine would be on the target afterwards: `base-files` brings os-release, and its version begins with the
-    /// release's. When it would not, holds or pins (`/etc/apt/preferences`) keep the machine where it is.
-    #[must_use]
-    pub fn reaches(&self, hop: &Hop) -> bool {
-        let target = hop.to().version;
-        let of_target =
-            |version: &str| version.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'));
-        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(&change.new))
-    }
-}
+use crate::system::exec::ExecError;
 
 /// A preview that could not be made. The system's own apt and dpkg are as before.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +24,9 @@ pub enum PreviewError {
         /// Why.
         source: io::Error,
     },
+    /// apt's own user is not there.
+    #[error("/etc/passwd has no user _apt, which the package apt creates")]
+    NoUser,
     /// A file could not be written there.
     #[error("failed to prepare the private apt directory")]
     Write(#[from] DurableError),
@@ -88,8 +57,67 @@ pub enum PreviewError {
     },
 }
 
-/// Updates a private apt below `directory` to the planned sources, simulates the full upgrade and downloads everything into the
-/// archives directory of `settings`. Repeatable: what is already downloaded stays.
+/// Every entry that is in use, as the sources will be after the hop.
+#[must_use]
+pub fn target_entries(sources: &SourcesPlan) -> Vec<Entry> {
+    sources.files.iter().flat_map(|file| entries::entries(&file.path, &file.after)).collect()
+}
+
+/// Every entry that is in use now.
+#[must_use]
+pub fn present_entries(sources: &SourcesPlan) -> Vec<Entry> {
+    sources.files.iter().flat_map(|file| entries::entries(&file.path, &file.before)).collect()
+}
+
+/// Asks the private apt, whose lists have been fetched, what a full upgrade would do. Downloads nothing.
+///
+/// # Errors
+/// When apt does not answer or is not understood.
+pub fn predict(private: &PrivateApt) -> Result<Prediction, PreviewError> {
+    let ask = |words: &[&str]| private.ask("apt-get", Lists::Own, words);
+    let found = simulation::parse_simulation(&ask(&["-s", "full-upgrade"])?)?;
+    // Answering no ends with 1, after the sizes were said.
+    let refused = private.exec("apt-get", Lists::Own)?.args(["--assume-no", "full-upgrade"]).output()?;
+    let wanted = simulation::parse_uris(&ask(&["--print-uris", "-qq", "-y", "full-upgrade"])?);
+    let held = private.ask("apt-mark", Lists::Own, &["showhold"])?;
+    Ok(Prediction {
+        upgraded: found.upgraded,
+        new: found.new,
+        removed: found.removed,
+        kept_back: found.kept_back,
+        held: held.split_ascii_whitespace().map(str::to_owned).collect(),
+        download_bytes: wanted.iter().map(|fetch| fetch.bytes).sum(),
+        disk_bytes: simulation::parse_space_after(&String::from_utf8_lossy(&refused.stdout)),
+    })
+}
+
+/// Downloads everything that was predicted into the archives directory of `settings`, and sees to it that nothing is missing.
+/// Repeatable: what is already downloaded stays.
+///
+/// # Errors
+/// See [`PreviewError`]; an unreachable mirror or a missing file is named.
+pub fn download(
+    private: PrivateApt,
+    settings: &AptSettings<'_>,
+    progress: &dyn Fn(Progress),
+) -> Result<(), PreviewError> {
+    let partial = settings.archives.join("partial");
+    std::fs::create_dir_all(&partial).map_err(|source| PreviewError::Prepare { path: partial, source })?;
+    let words = ["-y", "--download-only", "full-upgrade"];
+    let (outcome, missing) = private.stage_as_root(Stage::Download, &words, settings, progress)?;
+    if !outcome.well() {
+        return Err(PreviewError::Failed { stage: Stage::Download, reason: outcome.reason() });
+    }
+    let missing = simulation::parse_uris(&missing);
+    if let Some(first) = missing.first() {
+        return Err(PreviewError::Incomplete { count: missing.len(), first: first.file.clone() });
+    }
+    durable::sync_filesystem(settings.archives)?;
+    Ok(())
+}
+
+/// Updates a private apt to the planned sources, simulates the full upgrade and downloads everything into the archives directory of
+/// `settings`; lists are kept below `directory`. Repeatable.
 ///
 /// # Errors
 /// See [`PreviewError`]; an unreachable mirror or a missing file is named.
@@ -98,191 +126,16 @@ pub fn prefetch(
     directory: &Path,
     settings: &AptSettings<'_>,
     progress: &dyn Fn(Progress),
-) -> Result<PreviewFacts, PreviewError> {
-    let private = PrivateApt::prepare(sources, directory, settings.archives)?;
-    private.stage(Stage::PreviewUpdate, &["update"], settings, progress)?;
-
-    let found = simulation::parse_simulation(&private.ask("apt-get", &["-s", "full-upgrade"], settings)?)?;
-    // Answering no ends with 1, after the sizes were said.
-    let refused = private.exec("apt-get", &["--assume-no", "full-upgrade"], settings)?.output()?;
-    let disk_bytes = simulation::parse_space_after(&String::from_utf8_lossy(&refused.stdout));
-    let wanted = private.missing(settings)?;
-    let held = private.ask("apt-mark", &["showhold"], settings)?;
-
-    private.stage(Stage::Download, &["-y", "--download-only", "full-upgrade"], settings, progress)?;
-    let missing = private.missing(settings)?;
-    if let Some(first) = missing.first() {
-        return Err(PreviewError::Incomplete { count: missing.len(), first: first.file.clone() });
+) -> Result<Prediction, PreviewError> {
+    durable::private_directory(directory)?;
+    let private = PrivateApt::open(Some(directory))?;
+    private.set_sources(&target_entries(sources))?;
+    let outcome = private.update(settings.log, progress)?;
+    if !outcome.well() {
+        return Err(PreviewError::Failed { stage: Stage::PreviewUpdate, reason: outcome.reason() });
     }
-    durable::sync_filesystem(settings.archives)?;
-    Ok(PreviewFacts {
-        upgraded: found.upgraded,
-        new: found.new,
-        removed: found.removed,
-        kept_back: found.kept_back,
-        held: held.split_ascii_whitespace().map(str::to_owned).collect(),
-        download_bytes: wanted.iter().map(|fetch| fetch.bytes).sum(),
-        disk_bytes,
-        sandboxed: private.sandboxed,
-    })
-}
-
-/// An apt whose lists, caches, status and sources are all below one directory.
-struct PrivateApt {
-    configuration: PathBuf,
-    sandboxed: bool,
-}
-
-impl PrivateApt {
-    fn prepare(sources: &SourcesPlan, directory: &Path, archives: &Path) -> Result<Self, PreviewError> {
-        let sandboxed = open_to_all(directory) && open_to_all(archives);
-        for name in ["state/lists/partial", "cache", "log", "etc/parts"] {
-            make_directory(&directory.join(name))?;
-        }
-        make_directory(&archives.join("partial"))?;
-        copy(Path::new("/var/lib/dpkg/status"), &directory.join("status"))?;
-        let extended = Path::new("/var/lib/apt/extended_states");
-        if extended.exists() {
-            copy(extended, &directory.join("state/extended_states"))?;
-        }
-        write_sources(sources, &directory.join("etc"))?;
-        copy_configuration(&directory.join("etc/parts"))?;
-        let configuration = directory.join("apt.conf");
-        durable::replace_file(&configuration, configuration_text(directory, sandboxed).as_bytes(), 0o644)?;
-        Ok(Self { configuration, sandboxed })
-    }
-
-    fn stage(
-        &self,
-        stage: Stage,
-        words: &[&str],
-        settings: &AptSettings<'_>,
-        progress: &dyn Fn(Progress),
-    ) -> Result<(), PreviewError> {
-        let configuration = self.configuration.to_string_lossy();
-        let outcome = apt::apt_get(stage, words, &[("APT_CONFIG", &configuration)], settings, progress)?;
-        if outcome.well() {
-            return Ok(());
-        }
-        Err(PreviewError::Failed { stage, reason: outcome.reason() })
-    }
-
-    fn exec(&self, tool: &str, words: &[&str], settings: &AptSettings<'_>) -> Result<Exec, ExecError> {
-        let exec = Exec::new(tool)?.args(apt::options(settings)).args(words);
-        Ok(exec.env("APT_CONFIG", &self.configuration).env("DEBIAN_FRONTEND", "noninteractive"))
-    }
-
-    fn ask(&self, tool: &str, words: &[&str], settings: &AptSettings<'_>) -> Result<String, ExecError> {
-        self.exec(tool, words, settings)?.text()
-    }
-
-    fn missing(&self, settings: &AptSettings<'_>) -> Result<Vec<simulation::Fetch>, ExecError> {
-        let words = ["--print-uris", "-qq", "-y", "full-upgrade"];
-        Ok(simulation::parse_uris(&self.ask("apt-get", &words, settings)?))
-    }
-}
-
-/// Keys, proxies, credentials, preferences and the rest of the configuration stay the machine's own.
-fn configuration_text(directory: &Path, sandboxed: bool) -> String {
-    let at = |name: &str| directory.join(name).display().to_string();
-    let mut text = format!(
-        "Dir::State \"{}\";\nDir::State::status \"{}\";\nDir::State::extended_states \"{}\";\n\
-         Dir::Cache \"{}\";\nDir::Log \"{}\";\n\
-         Dir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"{}\";\n\
-         Dir::Etc::parts \"{}\";\nDir::Etc::main \"/dev/null\";\n\
-         Debug::NoLocking \"true\";\n",
-        at("state"),
-        at("status"),
-        at("state/extended_states"),
-        at("cache"),
-        at("log"),
-        at("etc/sources.list"),
-        at("etc/sources.list.d"),
-        at("etc/parts"),
-    );
-    if !sandboxed {
-        text.push_str("APT::Sandbox::User \"root\";\n");
-    }
-    text
-}
-
-fn write_sources(sources: &SourcesPlan, etc: &Path) -> Result<(), PreviewError> {
-    let parts = etc.join("sources.list.d");
-    // From an earlier preview, whose sources may have been others.
-    match fs::remove_dir_all(&parts) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(PreviewError::Prepare { path: parts, source });
-        }
-        _ => make_directory(&parts)?,
-    }
-    durable::replace_file(&etc.join("sources.list"), b"", 0o644)?;
-    for file in &sources.files {
-        let below = file.path.strip_prefix("/etc/apt").unwrap_or(&file.path);
-        // Its own mode, because a URI may hold a password.
-        durable::replace_file(&etc.join(below), file.after.as_bytes(), file.mode)?;
-    }
-    Ok(())
-}
-
-/// Read last, so that the machine's own hooks (which clean its cache, or wake up other services) do not run for a preview.
-const WITHOUT_HOOKS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
-     #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Post-Invoke-Stats;\n\
-     #clear DPkg::Pre-Invoke;\n#clear DPkg::Post-Invoke;\n#clear DPkg::Pre-Install-Pkgs;\n";
-
-fn copy_configuration(parts: &Path) -> Result<(), PreviewError> {
-    let host = Path::new("/etc/apt/apt.conf.d");
-    let prepare = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PreviewError::Prepare { path, source }
-    };
-    fs::remove_dir_all(parts).map_err(prepare(parts))?;
-    make_directory(parts)?;
-    match fs::read_dir(host) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(prepare(host)(error)),
-        Ok(entries) => {
-            for entry in entries {
-                let path = entry.map_err(prepare(host))?.path();
-                if let Some(name) = path.file_name().filter(|_| path.is_file()) {
-                    copy(&path, &parts.join(name))?;
-                }
-            }
-        }
-    }
-    let main = Path::new("/etc/apt/apt.conf");
-    if main.exists() {
-        copy(main, &parts.join("zz-main.conf"))?;
-    }
-    durable::replace_file(&parts.join("zzz-safe-upgrade.conf"), WITHOUT_HOOKS.as_bytes(), 0o644)?;
-    Ok(())
-}
-
-fn make_directory(path: &Path) -> Result<(), PreviewError> {
-    fs::create_dir_all(path).map_err(|source| PreviewError::Prepare { path: path.to_owned(), source })
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), PreviewError> {
-    fs::copy(from, to).map(drop).map_err(|source| PreviewError::Prepare { path: from.to_owned(), source })
-}
-
-/// Whether apt's unprivileged user can enter: every existing directory on the way lets others pass.
-fn open_to_all(path: &Path) -> bool {
-    path.ancestors()
-        .filter_map(|dir| fs::metadata(dir).ok())
-        .all(|facts| facts.permissions().mode() & 0o001 != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_directory_cannot_be_entered_by_apt() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(!open_to_all(&dir.path().join("not/yet/there")));
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(open_to_all(&dir.path().join("x")), open_to_all(dir.path().parent().unwrap()));
-        assert!(configuration_text(Path::new("/x"), false).contains("APT::Sandbox::User \"root\""));
-    }
+    private.keep_lists()?;
+    let prediction = predict(&private)?;
+    download(private, settings, progress)?;
+    Ok(prediction)
 }

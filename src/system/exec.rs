@@ -88,6 +88,22 @@ pub fn find_tool(tool: &str) -> Result<PathBuf, ExecError> {
         .ok_or_else(|| ExecError::Missing { tool: tool.to_owned() })
 }
 
+/// Whom a program runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// The user's number.
+    pub uid: u32,
+    /// The number of its group; it gets no other.
+    pub gid: u32,
+}
+
+impl User {
+    /// std drops the supplementary groups of whoever changes the user as root.
+    pub(super) fn take_on(self, command: &mut Command) {
+        command.uid(self.uid).gid(self.gid).env("HOME", "/nonexistent");
+    }
+}
+
 /// A program about to run.
 #[derive(Debug)]
 pub struct Exec {
@@ -148,6 +164,13 @@ impl Exec {
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Runs the program as another user, with that user's group and no supplementary groups. Only root can.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        user.take_on(&mut self.command);
         self
     }
 
@@ -345,6 +368,23 @@ mod tests {
                 rustix::process::kill_process(pid, Signal::KILL).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn another_user_keeps_none_of_our_groups() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root to become somebody else");
+            return;
+        }
+        let nobody = User { uid: 65_534, gid: 65_534 };
+        let text = Exec::new("cat").unwrap().arg("/proc/self/status").user(nobody).text().unwrap();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(field("Uid:"), "65534 65534 65534 65534");
+        assert_eq!((field("Gid:").as_str(), field("Groups:").as_str()), ("65534 65534 65534 65534", ""));
+        assert_eq!(field("CapEff:"), "0000000000000000");
     }
 
     #[test]

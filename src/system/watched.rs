@@ -16,7 +16,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use crate::system::answered::{Input, PAUSE, Waits};
-use crate::system::exec::{CLEAN_PATH, ExecError, find_tool};
+use crate::system::exec::{CLEAN_PATH, ExecError, User, find_tool};
 use crate::system::told_to_stop::ToldToStop;
 
 /// How long an ended program may take to give up by itself before it is killed: dpkg finishes writing its status file in that time.
@@ -95,6 +95,21 @@ pub fn run(
     watch: &Watch<'_>,
     progress: &mut dyn FnMut(&[u8]),
 ) -> Result<Ended, WatchError> {
+    run_as(None, tool, arguments, environment, watch, progress)
+}
+
+/// [`run`] as another user; only root can. The log is opened by us, so that user need not be able to.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as(
+    user: Option<User>,
+    tool: &str,
+    arguments: impl FnOnce(i32) -> Vec<String>,
+    environment: &[(&str, &str)],
+    watch: &Watch<'_>,
+    progress: &mut dyn FnMut(&[u8]),
+) -> Result<Ended, WatchError> {
     let program = find_tool(tool)?;
     let failed = |source: io::Error| WatchError::Run { program: program.clone(), source };
     let log = open_log(watch.log)?;
@@ -111,6 +126,9 @@ pub fn run(
     };
     command.arg(&program).args(&words).current_dir("/").stdin(stdin);
     command.env_clear().env("PATH", CLEAN_PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root");
+    if let Some(user) = user {
+        user.take_on(&mut command);
+    }
     command.envs(environment.iter().copied());
     command.stdout(log.try_clone().map_err(failed)?).stderr(log.try_clone().map_err(failed)?);
     let mut child = command.spawn().map_err(failed)?;

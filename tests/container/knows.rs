@@ -39,7 +39,9 @@ pub(super) fn loaded(name: &str, config: &str) -> Machine {
     let source = format!("deb [trusted=yes] http://{}/thirdparty bookworm main\n", lab::mirror::LOCAL_HOST);
     machine.write("/etc/apt/sources.list.d/example.list", 0o644, source.as_bytes()).unwrap();
     machine
-        .sh(&format!("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install {PACKAGES} lab-agent"))
+        .sh(&format!(
+            "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install {PACKAGES} lab-agent"
+        ))
         .unwrap();
     machine.write("/etc/nginx/sites-enabled/php", 0o644, PHP_SITE.as_bytes()).unwrap();
     machine.write("/srv/www/index.php", 0o644, b"<?php echo 'it works, says PHP';\n").unwrap();
@@ -98,7 +100,10 @@ fn container_check_names_everything_on_a_loaded_server() {
     eprintln!("lab: a warm check took {:.1} s", warm.as_secs_f64());
     for (id, named) in EXPECTED {
         let said = words(&report, id);
-        assert!(named.iter().all(|word| said.contains(word)), "{id} does not name {named:?}: {said}\n{report:#}");
+        assert!(
+            named.iter().all(|word| said.contains(word)),
+            "{id} does not name {named:?}: {said}\n{report:#}"
+        );
     }
     assert!(warm < WARM, "a warm check took {warm:?}");
 }
@@ -125,7 +130,10 @@ fn container_check_has_nothing_against_a_plain_server_and_changes_nothing() {
     let before = frozen(&machine, "lab-before");
     let (found, report) = checked(&machine);
     let after = frozen(&machine, "lab-after");
-    let loud: Vec<_> = found.iter().filter(|(severity, id)| severity != "note" && !EXPECTED_PLAIN.contains(&id.as_str())).collect();
+    let loud: Vec<_> = found
+        .iter()
+        .filter(|(severity, id)| severity != "note" && !EXPECTED_PLAIN.contains(&id.as_str()))
+        .collect();
     assert!(loud.is_empty(), "{loud:?}\n{report:#}");
 
     let scratch = tempfile::tempdir().unwrap();
@@ -148,6 +156,7 @@ const EXPECTED_PLAIN: [&str; 2] = ["check-fails-now:site", "check-fails-now:data
 fn frozen(machine: &Machine, name: &str) -> PathBuf {
     let at: PathBuf = machine.top().join(name);
     let root: &Path = &machine.top().join("@");
-    lab::tool("btrfs", &["subvolume", "snapshot", "-r", &root.to_string_lossy(), &at.to_string_lossy()]).unwrap();
+    lab::tool("btrfs", &["subvolume", "snapshot", "-r", &root.to_string_lossy(), &at.to_string_lossy()])
+        .unwrap();
     at
 }

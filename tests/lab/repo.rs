@@ -59,12 +59,7 @@ pub fn publish(repository: &Path, suite: &str, packages: &[Package<'_>]) -> Resu
 }
 
 /// As [`publish`], as somebody whom Debian does not know.
-pub fn publish_foreign(
-    repository: &Path,
-    suite: &str,
-    origin: &str,
-    packages: &[Package<'_>],
-) -> Result<()> {
+pub fn publish_foreign(repository: &Path, suite: &str, origin: &str, packages: &[Package<'_>]) -> Result<()> {
     publish_of(origin, repository, suite, packages, &[])
 }
 

@@ -1,5 +1,6 @@
 //! Stanzas of `Name: value` fields: the deb822 form of sources.list(5).
 
+use super::entries::Parts;
 use super::{Note, Rewritten, SuiteChange, firmware_missing, judge_suite, note_of};
 use crate::release::hop::Hop;
 
@@ -23,6 +24,55 @@ pub fn rewrite(text: &str, hop: &Hop) -> Rewritten {
     out
 }
 
+/// The stanzas that are in use.
+pub(super) fn entries(text: &str) -> Vec<Parts> {
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut found = Vec::new();
+    let mut start = 0;
+    while start < lines.len() {
+        let blank = |line: &&str| line.trim().is_empty();
+        let length = lines[start..].iter().position(blank).unwrap_or(lines.len() - start);
+        let stanza = &lines[start..start + length];
+        let fields = fields(stanza);
+        let words = |name: &str| -> Vec<String> {
+            let field = fields.iter().find(|field| field.name == name);
+            field.map(|field| field.words.iter().map(|word| (*word).to_owned()).collect()).unwrap_or_default()
+        };
+        if !is_off(&fields) && !words("suites").is_empty() {
+            let mut text = stanza.concat();
+            end_line(&mut text);
+            found.push(Parts {
+                line: start + fields.first().map_or(0, |field| field.lines.start) + 1,
+                text,
+                uris: words("uris"),
+                suites: words("suites"),
+                components: words("components"),
+            });
+        }
+        start += length + 1;
+    }
+    found
+}
+
+/// Changes the lines of a stanza that name its suites.
+pub(super) fn map_suite_lines(stanza: &str, change: impl Fn(&str) -> String) -> String {
+    let lines: Vec<&str> = stanza.split_inclusive('\n').collect();
+    let fields = fields(&lines);
+    let suites = fields.iter().find(|field| field.name == "suites").map(|field| field.lines.clone());
+    let suites = suites.unwrap_or(0..0);
+    let changed = lines.iter().enumerate().map(|(at, line)| {
+        if suites.contains(&at) && !line.starts_with('#') { change(line) } else { (*line).to_owned() }
+    });
+    changed.collect()
+}
+
+fn is_off(fields: &[Field<'_>]) -> bool {
+    const OFF: [&str; 6] = ["no", "false", "off", "0", "without", "disable"];
+    let field = fields.iter().find(|field| field.name == "enabled");
+    let word = field.and_then(|field| field.words.first());
+    word.is_some_and(|word| OFF.contains(&word.to_ascii_lowercase().as_str()))
+}
+
 /// One field: its name in lower case, the lines that it covers (with comments between), its words.
 struct Field<'t> {
     name: String,
@@ -33,11 +83,7 @@ struct Field<'t> {
 fn rewrite_stanza(lines: &[&str], offset: usize, hop: &Hop, out: &mut Rewritten) {
     let fields = fields(lines);
     let field = |name: &str| fields.iter().find(|field| field.name == name);
-    let switched_off = field("enabled").is_some_and(|field| {
-        field.words.first().is_some_and(|word| {
-            ["no", "false", "off", "0", "without", "disable"].contains(&word.to_ascii_lowercase().as_str())
-        })
-    });
+    let switched_off = is_off(&fields);
     let Some(suites) = field("suites").filter(|_| !switched_off) else {
         out.text.extend(lines.iter().copied());
         return;

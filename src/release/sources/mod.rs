@@ -11,6 +11,7 @@ use crate::release::hop::Hop;
 use crate::system::durable::{self, DurableError};
 
 pub mod deb822;
+pub mod entries;
 pub mod one_line;
 
 /// What a suite of an apt source becomes on a hop.

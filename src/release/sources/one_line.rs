@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::entries::Parts;
 use super::{Note, Rewritten, SuiteChange, firmware_missing, judge_suite, note_of};
 use crate::release::hop::Hop;
 
@@ -19,6 +20,31 @@ pub fn rewrite(text: &str, hop: &Hop) -> Rewritten {
         out.text.push_str(ending);
     }
     out
+}
+
+/// The lines that are in use.
+pub(super) fn entries(text: &str) -> Vec<Parts> {
+    let owned = |line: &str, range: &Range<usize>| line[range.clone()].to_owned();
+    text.lines()
+        .enumerate()
+        .filter_map(|(index, line)| {
+            let entry = parse(line)?;
+            Some(Parts {
+                line: index + 1,
+                text: format!("{line}\n"),
+                uris: vec![owned(line, &entry.uri)],
+                suites: vec![owned(line, &entry.suite)],
+                components: entry.components.iter().map(|range| owned(line, range)).collect(),
+            })
+        })
+        .collect()
+}
+
+/// Changes the suite of a line.
+pub(super) fn map_suite(line: &str, change: impl Fn(&str) -> String) -> String {
+    let Some(entry) = parse(line) else { return line.to_owned() };
+    let suite = entry.suite;
+    format!("{}{}{}", &line[..suite.start], change(&line[suite.clone()]), &line[suite.end..])
 }
 
 fn rewrite_entry(line: &str, entry: &Entry, hop: &Hop, number: usize, out: &mut Rewritten) {

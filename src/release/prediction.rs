@@ -1,0 +1,167 @@
+//! What an upgrade will do, as foretold, and compared with what it then did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::release::hop::Hop;
+use crate::release::simulation::Change;
+
+/// What the upgrade would do, and what it needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Installed packages that get a new version.
+    pub upgraded: Vec<Change>,
+    /// New packages.
+    pub new: Vec<Change>,
+    /// Packages that go away.
+    pub removed: Vec<Change>,
+    /// Packages that could be upgraded but would be left.
+    pub kept_back: Vec<String>,
+    /// Packages that an administrator holds.
+    pub held: Vec<String>,
+    /// Bytes of all packages that the upgrade needs.
+    pub download_bytes: u64,
+    /// Bytes that the installed system grows by (negative: shrinks), as apt says it rounded; `None` when apt did not say it.
+    /// dpkg needs more for a while: it unpacks the new files of a package beside the old ones.
+    pub disk_bytes: Option<i64>,
+}
+
+impl Prediction {
+    /// Whether the machine would be on the target afterwards: `base-files` brings os-release, and its version begins with the
+    /// release's. When it would not, holds or pins (`/etc/apt/preferences`) keep the machine where it is.
+    #[must_use]
+    pub fn reaches(&self, hop: &Hop) -> bool {
+        let target = hop.to().version;
+        let of_target =
+            |version: &str| version.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'));
+        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(&change.new))
+    }
+
+    /// The change of one package that is upgraded or new.
+    #[must_use]
+    pub fn arriving(&self, package: &str) -> Option<&Change> {
+        self.upgraded.iter().chain(&self.new).find(|change| change.package == package)
+    }
+
+    /// Whether a package goes away.
+    #[must_use]
+    pub fn removes(&self, package: &str) -> bool {
+        self.removed.iter().any(|change| change.package == package)
+    }
+
+    /// Every way in which what happened is not what was foretold, one line each; empty when all of it came true.
+    #[must_use]
+    pub fn compare(&self, happened: &Happened) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut named: BTreeSet<&str> = BTreeSet::new();
+        for change in self.upgraded.iter().chain(&self.new) {
+            named.insert(&change.package);
+            let verb = if change.old.is_some() { "upgraded" } else { "installed" };
+            let now = happened.after.get(&change.package);
+            if now != Some(&change.new) {
+                let now = now.map_or("it is not installed".to_owned(), |version| format!("it is {version}"));
+                lines.push(format!("{} was to be {verb} to {}, and {now}", change.package, change.new));
+            }
+        }
+        for change in &self.removed {
+            named.insert(&change.package);
+            if let Some(version) = happened.after.get(&change.package) {
+                lines.push(format!("{} was to be removed, and it is {version}", change.package));
+            }
+        }
+        lines.extend(happened.changes().filter(|(name, ..)| !named.contains(name)).map(
+            |(name, before, after)| match (before, after) {
+                (Some(before), Some(after)) => {
+                    format!("{name} went from {before} to {after}, which was not foretold")
+                }
+                (None, Some(after)) => format!("{name} {after} was installed, which was not foretold"),
+                (before, None) => {
+                    format!("{name} {} was removed, which was not foretold", before.unwrap_or_default())
+                }
+            },
+        ));
+        lines
+    }
+}
+
+/// What happened to the packages: the installed ones (named as apt names them) and their versions, before and after.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// Before.
+    pub before: BTreeMap<String, String>,
+    /// After.
+    pub after: BTreeMap<String, String>,
+}
+
+impl Happened {
+    /// Packages whose version is not the same: name, before, after.
+    fn changes(&self) -> impl Iterator<Item = (&str, Option<&str>, Option<&str>)> {
+        let gone = self.before.keys().filter(|name| !self.after.contains_key(*name));
+        self.after.keys().chain(gone).filter_map(|name| {
+            let (before, after) = (self.before.get(name), self.after.get(name));
+            (before != after).then_some((
+                name.as_str(),
+                before.map(String::as_str),
+                after.map(String::as_str),
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(package: &str, old: Option<&str>, new: &str) -> Change {
+        Change {
+            package: package.into(),
+            old: old.map(str::to_owned),
+            new: new.into(),
+            origin: "Debian:13.1/stable".into(),
+        }
+    }
+
+    fn side(packages: &[(&str, &str)]) -> BTreeMap<String, String> {
+        packages.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
+    }
+
+    fn foretold() -> Prediction {
+        Prediction {
+            upgraded: vec![change("bash", Some("5.2.15"), "5.2.37")],
+            new: vec![change("libssl3t64", None, "3.5")],
+            removed: vec![change("libssl3", Some("3.0"), "")],
+            ..Prediction::default()
+        }
+    }
+
+    #[test]
+    fn what_came_true_has_no_lines() {
+        let before = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("held", "1")]);
+        let after = side(&[("bash", "5.2.37"), ("libssl3t64", "3.5"), ("held", "1")]);
+        assert!(foretold().compare(&Happened { before, after }).is_empty());
+    }
+
+    #[test]
+    fn every_surprise_has_a_line() {
+        let before = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("x", "1"), ("gone", "1")]);
+        let after = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("x", "2"), ("y", "1")]);
+        assert_eq!(
+            foretold().compare(&Happened { before, after }),
+            [
+                "bash was to be upgraded to 5.2.37, and it is 5.2.15",
+                "libssl3t64 was to be installed to 3.5, and it is not installed",
+                "libssl3 was to be removed, and it is 3.0",
+                "x went from 1 to 2, which was not foretold",
+                "y 1 was installed, which was not foretold",
+                "gone 1 was removed, which was not foretold",
+            ]
+        );
+    }
+
+    #[test]
+    fn is_kept_as_json() {
+        let text = serde_json::to_string(&foretold()).unwrap();
+        assert_eq!(serde_json::from_str::<Prediction>(&text).unwrap(), foretold());
+    }
+}

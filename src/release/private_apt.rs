@@ -1,0 +1,411 @@
+//! An apt of our own beside the machine's: other sources, the same packages, keys, proxies and pins. It runs as apt's unprivileged
+//! user in a directory that is gone afterwards, so that nothing of the machine's can change by it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use tempfile::TempDir;
+
+use crate::release::apt::{self, AptSettings, Progress, Stage, StageOutcome};
+use crate::release::preview::PreviewError;
+use crate::release::sources::entries::Entry;
+use crate::system::durable;
+use crate::system::exec::{Exec, ExecError, User};
+use crate::system::span::Span;
+
+/// Everybody may pass here, and it is no memory filesystem: lists of packages have a hundred megabytes.
+const PLACE: &str = "/var/tmp";
+const PREFIX: &str = "safe-upgrade-apt-";
+
+/// The user that apt itself downloads as.
+const APT_USER: &str = "_apt";
+
+/// How silent apt may be while it fetches lists.
+const SILENCE: Span = Span::seconds(300);
+
+/// A repository that does not answer is a finding, not worth minutes. On the command line, so that the machine's own settings do not
+/// count.
+const IMPATIENT: [&str; 6] =
+    ["-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10", "-o", "Acquire::https::Timeout=10"];
+
+/// Younger directories of others are left alone: they may be about to be claimed.
+const YOUNG: Duration = Duration::from_secs(60);
+
+/// A private apt. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct PrivateApt {
+    place: TempDir,
+    /// Locked as long as the directory is in use; closed after it is gone.
+    _claim: File,
+    user: Option<User>,
+    /// Where lists are kept from one time to the next; closed to everybody else.
+    kept: Option<PathBuf>,
+}
+
+/// Whose lists the private apt reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lists {
+    /// Its own.
+    Own,
+    /// The machine's, as the last `apt-get update` left them.
+    Machine,
+}
+
+impl PrivateApt {
+    /// Makes the directory and copies what apt needs to know: installed packages, preferences, configuration, credentials. `kept` is
+    /// a directory of our own where lists are kept, so that the second time is fast.
+    ///
+    /// # Errors
+    /// Names the file that could not be copied.
+    pub fn open(kept: Option<&Path>) -> Result<Self, PreviewError> {
+        remove_left_behind(Path::new(PLACE));
+        let at_place = |source| PreviewError::Prepare { path: PLACE.into(), source };
+        let place = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(PLACE)
+            .map_err(at_place)?;
+        let claim = File::open(place.path()).map_err(at_place)?;
+        flock(&claim, FlockOperation::LockExclusive).map_err(|errno| at_place(errno.into()))?;
+        let user = if rustix::process::geteuid().is_root() { Some(apt_user()?) } else { None };
+        let private = Self { place, _claim: claim, user, kept: kept.map(|kept| kept.join("lists")) };
+        private.fill()?;
+        private.hand_over(private.path())?;
+        Ok(private)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Sets the sources: a file for each entry, so that one can be left out.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn set_sources<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Result<(), PreviewError> {
+        let parts = self.path().join("etc/sources.list.d");
+        match fs::remove_dir_all(&parts) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(PreviewError::Prepare { path: parts, source });
+            }
+            _ => make_directory(&parts)?,
+        }
+        for (number, entry) in entries.into_iter().enumerate() {
+            let form = if entry.is_stanza() { "sources" } else { "list" };
+            // Closed to others, because a URI may hold a password.
+            write(&parts.join(format!("{number:03}.{form}")), entry.text.as_bytes(), 0o400)?;
+        }
+        self.hand_over(&parts)
+    }
+
+    /// Fetches the lists. What was kept is used, and the new ones are kept when all went well.
+    ///
+    /// # Errors
+    /// When apt could not be run; a repository that fails is an outcome.
+    pub fn update(&self, log: &Path, progress: &dyn Fn(Progress)) -> Result<StageOutcome, PreviewError> {
+        let archives = self.path().join("cache/archives");
+        let settings = AptSettings {
+            log,
+            archives: &archives,
+            silence: SILENCE,
+            lock_wait: Span::seconds(1),
+            stop: None,
+            user: self.user,
+        };
+        let configuration = self.configuration().display().to_string();
+        let environment = [("APT_CONFIG", configuration.as_str())];
+        let stage = Stage::PreviewUpdate;
+        let words: Vec<&str> = IMPATIENT.into_iter().chain(["update"]).collect();
+        Ok(apt::apt_get(stage, &words, &environment, &settings, progress)?)
+    }
+
+    /// A tool of apt's, about to be asked something.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn exec(&self, tool: &str, lists: Lists) -> Result<Exec, ExecError> {
+        let mut exec = Exec::new(tool)?
+            .env("APT_CONFIG", self.configuration())
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-o", "APT::Default-Release=", "-o", "APT::Get::Show-User-Simulation-Note=false"])
+            .args(["-o", "quiet::NoProgress=true"]);
+        if lists == Lists::Machine {
+            // Its own cache: with other lists, the other one would be made anew each time.
+            let cache = self.path().join("cache/machine.bin");
+            exec = exec
+                .args(["-o", "Dir::State::lists=/var/lib/apt/lists", "-o"])
+                .arg(format!("Dir::Cache::pkgcache={}", cache.display()));
+        }
+        Ok(match self.user {
+            Some(user) => exec.user(user),
+            None => exec,
+        })
+    }
+
+    /// Asks, and wants an answer.
+    ///
+    /// # Errors
+    /// When the tool fails.
+    pub fn ask(&self, tool: &str, lists: Lists, words: &[&str]) -> Result<String, ExecError> {
+        self.exec(tool, lists)?.args(words).text()
+    }
+
+    /// Runs a stage as root, for a download into a directory that is closed to others. The private directory is closed to apt's
+    /// user first, so this is the last that is done with it.
+    ///
+    /// # Errors
+    /// When it could not be run.
+    pub fn stage_as_root(
+        self,
+        stage: Stage,
+        words: &[&str],
+        settings: &AptSettings<'_>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<(StageOutcome, String), PreviewError> {
+        if self.user.is_some() {
+            chown(self.path(), Some(0), Some(0)).map_err(prepare(self.path()))?;
+        }
+        let configuration = self.configuration();
+        let shown = configuration.display().to_string();
+        let environment = [("APT_CONFIG", shown.as_str())];
+        let words: Vec<&str> = ["-o", "APT::Sandbox::User=root"].iter().chain(words).copied().collect();
+        let outcome = apt::apt_get(stage, &words, &environment, settings, progress)?;
+        if !outcome.well() {
+            return Ok((outcome, String::new()));
+        }
+        let missing = Exec::new("apt-get")?
+            .args(apt::options(settings))
+            .args(["-o", "APT::Sandbox::User=root", "--print-uris", "-qq", "-y", "full-upgrade"])
+            .env("APT_CONFIG", &configuration)
+            .text()?;
+        Ok((outcome, missing))
+    }
+
+    /// Keeps the lists for the next time.
+    ///
+    /// # Errors
+    /// Names the file that could not be copied.
+    pub fn keep_lists(&self) -> Result<(), PreviewError> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let fresh = kept.with_extension("new");
+        for old in [&fresh, kept] {
+            match fs::remove_dir_all(old) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(prepare(old)(source)),
+                _ => {}
+            }
+        }
+        durable::private_directory(&fresh)?;
+        copy_lists(&self.path().join("state/lists"), &fresh)?;
+        durable::sync_filesystem(&fresh)?;
+        fs::rename(&fresh, kept).map_err(prepare(kept))
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.path().join("apt.conf")
+    }
+
+    fn fill(&self) -> Result<(), PreviewError> {
+        let at = |name: &str| self.path().join(name);
+        for name in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "log",
+            "etc/parts",
+            "etc/preferences.d",
+            "etc/auth.conf.d",
+        ] {
+            make_directory(&at(name))?;
+        }
+        copy(Path::new("/var/lib/dpkg/status"), &at("status"), 0o600)?;
+        copy_if_any(Path::new("/var/lib/apt/extended_states"), &at("state/extended_states"), 0o600)?;
+        copy_if_any(Path::new("/etc/apt/preferences"), &at("etc/preferences"), 0o600)?;
+        copy_files(Path::new("/etc/apt/preferences.d"), &at("etc/preferences.d"), 0o600)?;
+        copy_if_any(Path::new("/etc/apt/auth.conf"), &at("etc/auth.conf"), 0o400)?;
+        copy_files(Path::new("/etc/apt/auth.conf.d"), &at("etc/auth.conf.d"), 0o400)?;
+        copy_files(Path::new("/etc/apt/apt.conf.d"), &at("etc/parts"), 0o600)?;
+        copy_if_any(Path::new("/etc/apt/apt.conf"), &at("etc/parts/zz-main.conf"), 0o600)?;
+        let directories = directories_text(self.path());
+        write(&at("apt.conf"), directories.as_bytes(), 0o600)?;
+        // Read last too: the machine's own drop-ins must not lead out of here.
+        let last = format!("{directories}{OURS}");
+        write(&at("etc/parts/zzz-safe-upgrade.conf"), last.as_bytes(), 0o600)?;
+        if let Some(kept) = self.kept.as_deref().filter(|kept| kept.is_dir()) {
+            copy_lists(kept, &at("state/lists"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives everything below a directory to apt's user.
+    fn hand_over(&self, directory: &Path) -> Result<(), PreviewError> {
+        let Some(user) = self.user else { return Ok(()) };
+        for entry in walkdir::WalkDir::new(directory) {
+            let entry = entry.map_err(|error| prepare(directory)(error.into()))?;
+            std::os::unix::fs::lchown(entry.path(), Some(user.uid), Some(user.gid))
+                .map_err(prepare(entry.path()))?;
+        }
+        Ok(())
+    }
+}
+
+fn directories_text(directory: &Path) -> String {
+    let pairs = [
+        ("Dir::State", "state"),
+        ("Dir::State::lists", "state/lists"),
+        ("Dir::State::status", "status"),
+        ("Dir::State::extended_states", "state/extended_states"),
+        ("Dir::Cache", "cache"),
+        ("Dir::Cache::archives", "cache/archives"),
+        ("Dir::Cache::pkgcache", "cache/pkgcache.bin"),
+        ("Dir::Log", "log"),
+        ("Dir::Etc::sourcelist", "etc/no-sources.list"),
+        ("Dir::Etc::sourceparts", "etc/sources.list.d"),
+        ("Dir::Etc::preferences", "etc/preferences"),
+        ("Dir::Etc::preferencesparts", "etc/preferences.d"),
+        ("Dir::Etc::netrc", "etc/auth.conf"),
+        ("Dir::Etc::netrcparts", "etc/auth.conf.d"),
+        ("Dir::Etc::parts", "etc/parts"),
+    ];
+    let lines = pairs.map(|(key, name)| format!("{key} \"{}\";\n", directory.join(name).display()));
+    format!("{}Dir::Etc::main \"/dev/null\";\nDebug::NoLocking \"true\";\n", lines.concat())
+}
+
+/// The machine's own hooks (which clean its cache, or wake up other services) do not run here, and of all lists only those of
+/// packages are fetched.
+const OURS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
+     #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Post-Invoke-Stats;\n\
+     #clear DPkg::Pre-Invoke;\n#clear DPkg::Post-Invoke;\n#clear DPkg::Pre-Install-Pkgs;\n\
+     #clear Acquire::Languages;\nAcquire::Languages \"none\";\n\
+     Acquire::IndexTargets::deb-src::Sources::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11-icons-hidpi::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::CNF::DefaultEnabled \"false\";\n";
+
+fn apt_user() -> Result<User, PreviewError> {
+    let path = Path::new("/etc/passwd");
+    let text = fs::read_to_string(path).map_err(prepare(path))?;
+    parse_user(&text, APT_USER).ok_or(PreviewError::NoUser)
+}
+
+/// Finds a user in the text of passwd(5).
+fn parse_user(text: &str, name: &str) -> Option<User> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then_some(())?;
+        Some(User { uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+    })
+}
+
+/// Directories whose owner was killed are not locked any more. What can't be removed waits for systemd-tmpfiles.
+fn remove_left_behind(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for entry in entries.flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let Some(facts) = entry.metadata().ok().filter(|facts| ours && facts.is_dir()) else { continue };
+        let age = facts.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
+        let Ok(directory) = File::open(entry.path()) else { continue };
+        if age.is_some_and(|age| age > YOUNG)
+            && flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Copies the plain files of one directory of lists with their times, which apt asks the server with.
+fn copy_lists(from: &Path, to: &Path) -> Result<(), PreviewError> {
+    for entry in fs::read_dir(from).map_err(prepare(from))? {
+        let path = entry.map_err(prepare(from))?.path();
+        let Some(name) = path.file_name().filter(|name| *name != "lock") else { continue };
+        // Never through a link: the directory belongs to apt's user.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
+        let Ok(mut source) = opened else { continue };
+        let facts = source.metadata().map_err(prepare(&path))?;
+        if !facts.is_file() {
+            continue;
+        }
+        let target = to.join(name);
+        let mut copy = File::create(&target).map_err(prepare(&target))?;
+        io::copy(&mut source, &mut copy).map_err(prepare(&target))?;
+        copy.set_modified(facts.modified().map_err(prepare(&path))?).map_err(prepare(&target))?;
+    }
+    Ok(())
+}
+
+fn copy_files(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(prepare(from))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(prepare(from))?.path();
+        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+            copy(&path, &to.join(name), mode)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_if_any(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
+    if from.exists() { copy(from, to, mode) } else { Ok(()) }
+}
+
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
+    write(to, &fs::read(from).map_err(prepare(from))?, mode)
+}
+
+/// Nothing here has to survive a power cut.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PreviewError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| io::Write::write_all(&mut file, bytes)).map_err(prepare(path))
+}
+
+fn make_directory(path: &Path) -> Result<(), PreviewError> {
+    fs::create_dir_all(path).map_err(prepare(path))
+}
+
+fn prepare(path: &Path) -> impl FnOnce(io::Error) -> PreviewError + use<> {
+    let path = path.to_owned();
+    move |source| PreviewError::Prepare { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_user() {
+        let text = "root:x:0:0:root:/root:/bin/bash\n_apt2:x:9:9::/:/x\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n";
+        assert_eq!(parse_user(text, "_apt"), Some(User { uid: 42, gid: 65_534 }));
+        assert_eq!(parse_user("root:x:0:0\n", "_apt"), None);
+    }
+
+    #[test]
+    fn nothing_is_left_behind() {
+        if !Path::new("/var/lib/dpkg/status").exists() {
+            println!("skipped: needs dpkg");
+            return;
+        }
+        let kept = tempfile::tempdir().unwrap();
+        let private = PrivateApt::open(Some(kept.path())).unwrap();
+        let path = private.path().to_owned();
+        fs::write(path.join("state/lists/x_InRelease"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", path.join("state/lists/y_InRelease")).unwrap();
+        private.keep_lists().unwrap();
+        drop(private);
+        assert!(!path.exists());
+        let names: Vec<_> = fs::read_dir(kept.path().join("lists")).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        let again = PrivateApt::open(Some(kept.path())).unwrap();
+        assert_eq!(fs::read(again.path().join("state/lists/x_InRelease")).unwrap(), b"x");
+    }
+}
