@@ -1,4 +1,4 @@
-//! Takes a Debian server to its next release, or puts it back: proven either way.
+//! Takes a Debian or Ubuntu server to its next release, or puts it back: proven either way.
 //!
 //! The story of one run, in the order in which it happens:
 //! a *plan* is written to the journal; *preflight* looks for inhibitors and takes the *baseline*; the *backup* is made and
@@ -17,7 +17,7 @@
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
-//! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
+//! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `finding`, `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
 //! | [`sim`] | a machine in memory that can lose power | `driver` |

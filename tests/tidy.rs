@@ -59,7 +59,7 @@ const LAYERS: [(&str, &[&str]); 23] = [
     ("manifest", &["system"]),
     ("boot", &["manifest", "snapshot", "system"]),
     ("snapshot", &["finding", "system"]),
-    ("release", &["error", "system"]),
+    ("release", &["error", "finding", "system"]),
     ("health", &["error", "system"]),
     ("error", &[]),
     ("system", &[]),

@@ -7,9 +7,10 @@ use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::preview::{self, PreviewFacts};
 use crate::release::sources;
+use crate::release::ubuntu;
 use crate::system::durable;
 use crate::system::span::Span;
 
@@ -52,6 +53,9 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
     ));
     let mut findings = sources_findings(&plan);
     findings.extend(preview_findings(&facts, hop));
+    if hop.distribution() == Distribution::Ubuntu {
+        findings.extend(ubuntu::findings::denied_removals(&facts.removed));
+    }
     findings.extend(space(&facts, &archives)?);
     Ok(findings)
 }

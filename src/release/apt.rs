@@ -28,6 +28,10 @@ pub enum Stage {
     Repair,
     /// `apt-get check`.
     Check,
+    /// Ubuntu: the updates of the old release, and its upgrader.
+    OldUpdates,
+    /// Ubuntu: the distribution's own upgrader.
+    ReleaseUpgrader,
 }
 
 impl Stage {
@@ -42,6 +46,8 @@ impl Stage {
             Self::FullUpgrade => "full-upgrade",
             Self::Repair => "dpkg --configure -a",
             Self::Check => "apt-get check",
+            Self::OldUpdates => "updates of the old release",
+            Self::ReleaseUpgrader => "do-release-upgrade",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::simulation::{self, Change, SimulationError};
 use crate::release::sources::SourcesPlan;
 use crate::system::durable::{self, DurableError};
@@ -36,14 +36,27 @@ pub struct PreviewFacts {
 }
 
 impl PreviewFacts {
-    /// Whether the machine would be on the target afterwards: `base-files` brings os-release, and its version begins with the
-    /// release's. When it would not, holds or pins (`/etc/apt/preferences`) keep the machine where it is.
+    /// Whether the machine would be on the target afterwards: `base-files` brings os-release. When it would not, holds or pins
+    /// (`/etc/apt/preferences`) keep the machine where it is.
+    ///
+    /// Debian's version of it begins with the release's number. Ubuntu's does not (`13ubuntu10` is of 24.04), but what apt says of
+    /// its origin ends with the codename (`Ubuntu:24.04/noble`).
     #[must_use]
     pub fn reaches(&self, hop: &Hop) -> bool {
-        let target = hop.to().version;
-        let of_target =
-            |version: &str| version.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'));
-        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(&change.new))
+        let target = hop.to();
+        let of_target = |change: &Change| match hop.distribution() {
+            Distribution::Debian => {
+                change.new.strip_prefix(target.version).is_some_and(|rest| rest.starts_with('.'))
+            }
+            Distribution::Ubuntu => change.origin.split(", ").any(|origin| {
+                origin.split_once('/').is_some_and(|(_, suite)| {
+                    suite
+                        .strip_prefix(target.codename)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+                })
+            }),
+        };
+        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(change))
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError, StageOutcome};
 use crate::release::apt_log;
 use crate::release::conffiles::{self, ConffileDecision, Leftovers, LeftoversError};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::sources::{self, Finding, SourcesError};
+use crate::release::ubuntu::{self, UbuntuError};
 use crate::system::span::Span;
 
 /// What the upgrade needs.
@@ -51,6 +52,14 @@ pub enum UpgradeError {
     /// `/etc` could not be looked through; nothing was touched when this comes first.
     #[error("failed to take stock of the configuration files")]
     Leftovers(#[from] LeftoversError),
+    /// Ubuntu's upgrader could not be prepared or watched.
+    #[error("failed to drive Ubuntu's upgrader")]
+    Ubuntu {
+        /// Why.
+        source: Box<UbuntuError>,
+        /// What was done until then.
+        report: Box<UpgradeReport>,
+    },
     /// A stage could not be run.
     #[error("failed to go on with the upgrade")]
     Stage {
@@ -80,6 +89,9 @@ pub fn upgrade(
     settings: &UpgradeSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<UpgradeReport, UpgradeError> {
+    if hop.distribution() == Distribution::Ubuntu {
+        return ubuntu::upgrade(hop, settings, progress);
+    }
     let root = Path::new("/");
     let before = conffiles::leftovers(root)?;
     let plan = sources::plan_sources(root, hop)?;
