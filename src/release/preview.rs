@@ -115,7 +115,7 @@ pub fn prefetch(
     let private = PrivateApt::prepare(sources, directory, settings.archives)?;
     private.stage(Stage::PreviewUpdate, &["update"], settings, progress)?;
 
-    let found = simulation::parse_simulation(&private.ask("apt-get", &["-s", "full-upgrade"], settings)?)?;
+    let found = simulation::parse_simulation(&private.simulate(settings)?)?;
     // Answering no ends with 1, after the sizes were said.
     let refused = private.exec("apt-get", &["--assume-no", "full-upgrade"], settings)?.output()?;
     let disk_bytes = simulation::parse_space_after(&String::from_utf8_lossy(&refused.stdout));
@@ -189,10 +189,27 @@ impl PrivateApt {
         self.exec(tool, words, settings)?.text()
     }
 
+    /// On the way to Ubuntu 26.04, apt 2.8 complains about the order in which it would configure packages ("Conf Broken"), lists all
+    /// the same, and ends with 100. The real order is found later and by another apt, and whether the list is whole is checked
+    /// against its sum.
+    fn simulate(&self, settings: &AptSettings<'_>) -> Result<String, ExecError> {
+        let words = ["-s", "full-upgrade"];
+        let output = self.exec("apt-get", &words, settings)?.output()?;
+        if output.status.success() || only_about_the_order(&String::from_utf8_lossy(&output.stderr)) {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        self.ask("apt-get", &words, settings)
+    }
+
     fn missing(&self, settings: &AptSettings<'_>) -> Result<Vec<simulation::Fetch>, ExecError> {
         let words = ["--print-uris", "-qq", "-y", "full-upgrade"];
         Ok(simulation::parse_uris(&self.ask("apt-get", &words, settings)?))
     }
+}
+
+fn only_about_the_order(stderr: &str) -> bool {
+    let mut errors = stderr.lines().filter(|line| line.starts_with("E: ")).peekable();
+    errors.peek().is_some() && errors.all(|line| line.starts_with("E: Conf Broken "))
 }
 
 /// Keys, proxies, credentials, preferences and the rest of the configuration stay the machine's own.
@@ -288,6 +305,41 @@ fn open_to_all(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complaint_about_the_order_is_not_any_error() {
+        // Seen: noble to resolute, apt 2.8.3.
+        let seen = "E: Conf Broken coreutils-from-uutils:amd64\nE: Conf Broken sudo-common:amd64\n";
+        assert!(only_about_the_order(seen));
+        assert!(!only_about_the_order(&format!("{seen}E: Unable to correct problems\n")));
+        assert!(!only_about_the_order("") && !only_about_the_order("W: something\n"));
+    }
+
+    #[test]
+    fn ubuntus_base_files_is_known_by_its_origin() {
+        let facts = |new: &str, origin: &str| PreviewFacts {
+            upgraded: vec![Change {
+                package: "base-files".into(),
+                old: Some("13ubuntu10".into()),
+                new: new.into(),
+                origin: origin.into(),
+            }],
+            new: vec![],
+            removed: vec![],
+            kept_back: vec![],
+            held: vec![],
+            download_bytes: 0,
+            disk_bytes: None,
+            sandboxed: true,
+        };
+        let hop = Hop::between("noble", "resolute").unwrap();
+        assert!(facts("14ubuntu6", "Ubuntu:26.04/resolute").reaches(&hop));
+        assert!(facts("14ubuntu6.1", "Other:1/x, Ubuntu:26.04/resolute-updates").reaches(&hop));
+        assert!(!facts("13ubuntu10.3", "Ubuntu:24.04/noble-updates").reaches(&hop));
+        let debian = Hop::between("bookworm", "trixie").unwrap();
+        assert!(facts("13.8+deb13u1", "Debian:13.8/stable").reaches(&debian));
+        assert!(!facts("130", "Debian:13.8/stable").reaches(&debian));
+    }
 
     #[test]
     fn a_closed_directory_cannot_be_entered_by_apt() {

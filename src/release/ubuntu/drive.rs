@@ -122,6 +122,7 @@ pub fn drive(upgrader: &Upgrader<'_>, progress: &dyn Fn(Seen)) -> Result<Drive, 
     let left_running = left.map_err(DriveError::LeftRunning)?;
     logs.read()?;
     logs.main_reader.close();
+    logs.tell(progress);
     let output = read_from(upgrader.output, printed)?;
     Ok(Drive {
         ended,
