@@ -74,9 +74,8 @@ pub fn apt_options(archives: &Path) -> String {
 pub fn prompt(text: &str) -> Option<String> {
     text.lines()
         .filter_map(|line| line.trim().split_once(['=', ':']))
-        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("prompt"))
+        .rfind(|(name, _)| name.trim().eq_ignore_ascii_case("prompt"))
         .map(|(_, value)| value.trim().to_ascii_lowercase())
-        .last()
 }
 
 /// The text with `Prompt=lts`, the rest as it is.

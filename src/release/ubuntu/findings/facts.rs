@@ -198,9 +198,8 @@ fn mount_at<'m>(mounts: &'m str, point: &str) -> Option<(&'m str, &'m str)> {
             let mut words = line.split(' ').skip(1);
             Some((words.next()?, words.next()?, words.next()?))
         })
-        .filter(|(at, ..)| *at == point)
+        .rfind(|(at, ..)| *at == point)
         .map(|(_, kind, options)| (kind, options))
-        .last()
 }
 
 fn mount_option(mounts: &str, point: &str, option: &str) -> Option<bool> {

@@ -62,9 +62,11 @@ fn a_plain_healthy_server_gives_no_warning() {
     }
 }
 
+type Damage = fn(&mut Facts);
+
 #[test]
 fn each_trouble_is_named_alone() {
-    let cases: [(&str, fn(&mut Facts)); 17] = [
+    let cases: [(&str, Damage); 17] = [
         ("ubuntu-prompt-never", |facts| facts.prompt = Some("never".into())),
         ("ubuntu-meta-release-unreachable", |facts| facts.offer = Asked::Unknown("timed out".into())),
         ("ubuntu-target-not-offered", |facts| facts.offer = Asked::Answer(vec![])),

@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::error::chain;
 use crate::finding::Finding;
 use crate::release::hop::Hop;
 use crate::release::ubuntu::scripts;
+use crate::system::exec::Exec;
 
 /// Where the list is, unless `/etc/update-manager/meta-release` says otherwise.
 pub const DEFAULT_URI: &str = "https://changelogs.ubuntu.com/meta-release-lts";
 /// How long it may take; `check` is not a download.
-const LIMIT: Duration = Duration::from_secs(20);
-/// The list has some ten kilobytes.
-const MOST_BYTES: u64 = 4 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Part of apt itself.
+const DOWNLOADER: &str = "/usr/lib/apt/apt-helper";
 
 /// One release of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,7 +87,8 @@ pub fn judge(stanzas: &[Stanza], hop: &Hop) -> Option<Finding> {
     ))
 }
 
-/// Fetches the list. Nothing is kept, unlike what `do-release-upgrade -c` does.
+/// Fetches the list into a directory that is gone afterwards, unlike what `do-release-upgrade -c` does. By apt's own means: they know the
+/// machine's proxies, and use no resolver of ours.
 ///
 /// # Errors
 /// Why not, in words.
@@ -95,11 +98,24 @@ pub fn fetch(root: &Path) -> Result<Vec<Stanza>, String> {
         other => Some(other.map_err(|error| error.to_string())?),
     };
     let uri = uri(settings.as_deref());
-    let told = |error: ureq::Error| format!("{uri}: {}", crate::error::chain(&error));
-    let config = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).build();
-    let mut response = ureq::Agent::new_with_config(config).get(&uri).call().map_err(told)?;
-    let text = response.body_mut().with_config().limit(MOST_BYTES).read_to_string().map_err(told)?;
-    parse(&text).map_err(|why| format!("{uri}: {why}"))
+    let told = |why: String| format!("{uri}: {why}");
+    let directory = tempfile::tempdir().map_err(|error| told(error.to_string()))?;
+    let file = directory.path().join("meta-release");
+    let exec = Exec::new(DOWNLOADER).map_err(|error| told(chain(&error)))?;
+    exec.args([
+        "-o",
+        "Acquire::Retries=1",
+        "-o",
+        "Acquire::http::Timeout=20",
+        "-o",
+        "Acquire::https::Timeout=20",
+    ])
+    .args([Path::new("download-file"), Path::new(&uri), &file])
+    .limit(LIMIT)
+    .success()
+    .map_err(|error| told(chain(&error)))?;
+    let text = std::fs::read_to_string(&file).map_err(|error| told(error.to_string()))?;
+    parse(&text).map_err(told)
 }
 
 #[cfg(test)]
@@ -127,6 +143,25 @@ mod tests {
         assert!(text(&with(|stanza| stanza.tool = None)).contains("no upgrade tool"));
         assert_eq!(judge(&with(|_| ()), &hop("noble", "resolute")), None);
         assert!(parse("<html>log in</html>").is_err());
+    }
+
+    #[test]
+    fn it_is_fetched_by_apts_own_means() {
+        if !Path::new(DOWNLOADER).exists() {
+            println!("skipped: {DOWNLOADER} is not there");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let settings = dir.path().join("etc/update-manager");
+        std::fs::create_dir_all(&settings).unwrap();
+        let list = dir.path().join("list");
+        let text = format!("[METARELEASE]\nURI_LTS = file://{}\n", list.display());
+        std::fs::write(settings.join("meta-release"), text).unwrap();
+        assert!(fetch(dir.path()).unwrap_err().contains("apt-helper ended with"));
+        std::fs::write(&list, LIST).unwrap();
+        assert_eq!(fetch(dir.path()), parse(LIST));
+        std::fs::write(&list, "<html>log in</html>").unwrap();
+        assert!(fetch(dir.path()).unwrap_err().ends_with("it names no release"));
     }
 
     #[test]
