@@ -157,3 +157,17 @@ fn both_spellings_and_lines_that_are_none() {
     assert_eq!(split("2026-04-23 10:15:30,123 NOISE x"), None);
     assert_eq!(split("é026-04-23 10:15:30,123 ERROR x"), None);
 }
+
+/// The only one here that a real upgrader wrote.
+#[test]
+fn a_recorded_upgrade() {
+    let story = told(include_bytes!("../../../tests/fixtures/ubuntu/recorded-noble-resolute.log"));
+    assert!(story.finished() && story.markers.is_empty(), "{:?}", story.markers);
+    assert_eq!((story.commits, story.version.as_deref()), (2, Some("26.04.18")));
+    assert_eq!(story.hop, Some(("noble".into(), "resolute".into())));
+    assert_eq!((story.upgrade.len(), story.install.len(), story.remove.len()), (169, 33, 0));
+    assert_eq!(story.conffiles, [PathBuf::from("/etc/login.defs")]);
+    // An ERROR alone is no failure.
+    assert_eq!(story.errors, ["failed to import AptClone"]);
+    assert!(story.kept_back.is_empty());
+}
