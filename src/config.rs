@@ -84,11 +84,18 @@ pub struct Upgrade {
     pub minimum_level: GuaranteeLevel,
     /// How old the last `check --prove-boot` may be for a run to start; without it a run does not ask for one.
     pub boot_proof: Option<Span>,
+    /// A port on which a second sshd listens while packages change; without it there is none.
+    pub rescue_ssh_port: Option<u16>,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { silence: Span::seconds(30 * 60), minimum_level: GuaranteeLevel::B, boot_proof: None }
+        Self {
+            silence: Span::seconds(30 * 60),
+            minimum_level: GuaranteeLevel::B,
+            boot_proof: None,
+            rescue_ssh_port: None,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Takes a Debian server to its next release, or puts it back: proven either way.
+//! Takes a Debian or Ubuntu server to its next release, or puts it back: proven either way.
 //!
 //! The story of one run, in the order in which it happens:
 //! a *plan* is written to the journal; *preflight* looks for inhibitors and takes the *baseline*; the *backup* is made and
@@ -20,7 +20,7 @@
 //! | [`conffiles`] | configuration files: what the upgrade will ask, what is answered, what it left | `finding`, `manifest`, `sources`, `system` |
 //! | [`inspect`] | the machine before an upgrade: what would make it fail, or would not be as before | `boot`, `snapshot`, `health`, `release`, `system` |
 //! | [`libraries`] | programs that no package brought, and libraries that the new release does not have | `sources`, `system` |
-//! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
+//! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `finding`, `system` |
 //! | [`compat`] | whether this machine's packages fit the target, known beforehand | `release`, `health`, `finding`, `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |

@@ -16,9 +16,10 @@ use std::path::Path;
 
 use disk::{Disk, isolated, run};
 use safe_upgrade::boot::{BootTree, Effect, NamedRoot, NamedRootError, Refusal, Wish};
+use safe_upgrade::finding::Severity;
 use safe_upgrade::snapshot::names::{RunNames, STATE_VOLUME};
 use safe_upgrade::snapshot::state_volume::{self, Places};
-use safe_upgrade::snapshot::{Change, Severity, SnapshotError, TopLevel, findings, layout};
+use safe_upgrade::snapshot::{Change, SnapshotError, TopLevel, findings, layout};
 
 const OLD: &str = "bookworm";
 const NEW: &str = "trixie";

@@ -84,7 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("manifest", &["system"]),
     ("boot", &["manifest", "snapshot", "system"]),
     ("snapshot", &["finding", "system"]),
-    ("release", &["conffiles", "error", "system"]),
+    ("release", &["conffiles", "error", "finding", "system"]),
     ("health", &["error", "system"]),
     ("error", &[]),
     ("system", &[]),

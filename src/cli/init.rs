@@ -119,6 +119,8 @@ silence = "30m"
 minimum_level = "B"
 # A run asks for a proof by booting (`safe-upgrade check --prove-boot`) that is not older than this.
 # boot_proof = "30d"
+# A second sshd listens here while packages change; keys only, and no firewall is opened for it.
+# rescue_ssh_port = 1022
 
 [health]
 # How long the new system must stay healthy, and how long services may take to start.

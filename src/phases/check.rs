@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Result, boot_proof, boot_set, loader, store, trouble};
+use super::{Result, boot_proof, boot_set, loader, store, trouble, ubuntu};
 use crate::boot::judge::Verdict;
 use crate::config::Config;
 use crate::evidence::{GuaranteeLevel, Promise, Waiver};
@@ -48,7 +48,11 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
     let mut findings: Vec<Finding> = snapshot::findings::findings(&layout);
     findings.extend(store::findings(config));
     findings.extend(match completion::completion_facts(Path::new("/")) {
-        Ok(facts) => of_packages(&facts),
+        Ok(facts) => {
+            let mut found = of_packages(&facts);
+            found.extend(ubuntu::findings(&facts));
+            found
+        }
         Err(error) => vec![store::unknown("the state of the packages", &error)],
     });
     findings.extend(of_checks(config));

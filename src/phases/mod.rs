@@ -26,6 +26,7 @@ mod restore;
 mod snapshot;
 mod store;
 mod trial;
+mod ubuntu;
 mod upgrade;
 
 use std::convert::Infallible;

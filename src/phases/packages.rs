@@ -8,10 +8,11 @@ use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::prediction::Prediction;
 use crate::release::preview;
 use crate::release::sources;
+use crate::release::ubuntu;
 use crate::system::durable;
 use crate::system::span::Span;
 
@@ -68,6 +69,9 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
         prediction.removed.len(),
         prediction.download_bytes
     ));
+    if hop.distribution() == Distribution::Ubuntu {
+        findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
+    }
     findings.extend(space(&prediction, &archives)?);
     Ok(findings)
 }

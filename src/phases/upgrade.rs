@@ -26,7 +26,9 @@ pub(super) fn upgrade(machine: &mut Machine, plan: &Plan, gate: Gate) -> Result<
     let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
     // Held off since the snapshot; after a restart in between, from here.
     machine.hold_off()?;
+    let rescue = super::ubuntu::rescue(machine);
     let ended = Prepared::look(machine).map(|prepared| (run_stages(machine, &hop, &prepared), prepared));
+    drop(rescue);
     // Whatever became of the stages, the timers come back; a failure to release them is told after theirs.
     let released = machine.let_go();
     let facts = match ended? {
@@ -72,6 +74,7 @@ fn overall(state: &apt::Progress) -> f64 {
     let (from, share) = match state.stage {
         apt::Stage::MinimalUpgrade => (5.0, 35.0),
         apt::Stage::FullUpgrade => (40.0, 55.0),
+        apt::Stage::ReleaseUpgrader => (5.0, 90.0),
         _ => (0.0, 5.0),
     };
     from + share * f64::from(state.percent) / 100.0

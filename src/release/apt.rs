@@ -31,6 +31,10 @@ pub enum Stage {
     Repair,
     /// `apt-get check`.
     Check,
+    /// Ubuntu: the updates of the old release, and its upgrader.
+    OldUpdates,
+    /// Ubuntu: the distribution's own upgrader.
+    ReleaseUpgrader,
 }
 
 impl Stage {
@@ -45,6 +49,8 @@ impl Stage {
             Self::FullUpgrade => "full-upgrade",
             Self::Repair => "dpkg --configure -a",
             Self::Check => "apt-get check",
+            Self::OldUpdates => "updates of the old release",
+            Self::ReleaseUpgrader => "do-release-upgrade",
         }
     }
 }

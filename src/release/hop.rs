@@ -4,22 +4,70 @@ use std::fmt;
 
 use crate::system::identity::OsRelease;
 
-/// A Debian release that this version knows how to leave or to reach.
+/// Whose releases they are, and so by which means a machine is upgraded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distribution {
+    /// By apt, in stages of our own.
+    Debian,
+    /// By Ubuntu's own upgrader, driven and watched.
+    Ubuntu,
+}
+
+/// A release that this version knows how to leave or to reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Release {
-    /// `bookworm`
+    /// `bookworm`, `noble`
     pub codename: &'static str,
-    /// `12`, as in `VERSION_ID` of os-release(5).
+    /// `12`, `24.04`, as in `VERSION_ID` of os-release(5).
     pub version: &'static str,
 }
 
-/// Every known release, oldest first. A hop goes from one to its neighbour.
+/// Every known release of Debian, oldest first. A hop goes from one to its neighbour.
 pub const RELEASES: [Release; 2] =
     [Release { codename: "bookworm", version: "12" }, Release { codename: "trixie", version: "13" }];
+
+/// Every known release of Ubuntu with long-term support, oldest first. From one to the next is the only way that Ubuntu's upgrader
+/// offers with `Prompt=lts`; the releases in between are not known here.
+pub const UBUNTU_RELEASES: [Release; 3] = [
+    Release { codename: "jammy", version: "22.04" },
+    Release { codename: "noble", version: "24.04" },
+    Release { codename: "resolute", version: "26.04" },
+];
+
+impl Distribution {
+    /// The known releases, oldest first.
+    #[must_use]
+    pub fn releases(self) -> &'static [Release] {
+        match self {
+            Self::Debian => &RELEASES,
+            Self::Ubuntu => &UBUNTU_RELEASES,
+        }
+    }
+
+    /// Its name for a person.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debian => "Debian",
+            Self::Ubuntu => "Ubuntu",
+        }
+    }
+
+    /// By `ID` of os-release(5).
+    #[must_use]
+    pub fn of(current: &OsRelease) -> Option<Self> {
+        match current.id.as_str() {
+            "debian" => Some(Self::Debian),
+            "ubuntu" => Some(Self::Ubuntu),
+            _ => None,
+        }
+    }
+}
 
 /// One step from a release to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
+    distribution: Distribution,
     from: Release,
     to: Release,
 }
@@ -32,7 +80,7 @@ pub enum HopError {
     SameRelease(String),
     /// Older than what runs.
     #[error(
-        "this machine runs {from}, and {to} is older: apt cannot go backwards; `safe-upgrade rollback` returns to a kept snapshot"
+        "this machine runs {from}, and {to} is older: packages cannot go backwards; `safe-upgrade rollback` returns to a kept snapshot"
     )]
     Backwards {
         /// What runs.
@@ -50,20 +98,21 @@ pub enum HopError {
         /// The codename of the release in between that comes next.
         next: String,
     },
-    /// Ubuntu has an upgrader of its own.
-    #[error("this machine runs Ubuntu, which this version cannot upgrade yet: use do-release-upgrade")]
-    Ubuntu,
     /// Some other distribution.
-    #[error("this machine runs {0:?}, and only Debian is known to this version: upgrade it by its own means")]
-    NotDebian(String),
+    #[error(
+        "this machine runs {0:?}, and only Debian and Ubuntu are known to this version: upgrade it by its own means"
+    )]
+    UnknownDistribution(String),
     /// Debian without a version number.
     #[error(
         "this machine runs Debian testing or unstable (os-release has no VERSION_ID): it has no next release to go to; follow it with apt"
     )]
     Rolling,
-    /// A Debian that is not in [`RELEASES`].
-    #[error("this machine runs Debian {found}, and this version starts from {known} only: {remedy}")]
+    /// A release that is in no table.
+    #[error("this machine runs {distribution} {found}, and this version starts from {known} only: {remedy}")]
     UnknownStart {
+        /// Whose release.
+        distribution: &'static str,
         /// `VERSION_ID` and codename.
         found: String,
         /// The releases that it knows.
@@ -71,7 +120,7 @@ pub enum HopError {
         /// What to do.
         remedy: &'static str,
     },
-    /// A target that is not in [`RELEASES`].
+    /// A target that is not in the table of what runs.
     #[error("{asked:?} is no release that this version knows: it knows {known}")]
     UnknownTarget {
         /// What was typed.
@@ -87,7 +136,8 @@ impl Hop {
     /// # Errors
     /// A refusal with its remedy.
     pub fn plan(current: &OsRelease, to: &str) -> Result<Self, HopError> {
-        plan_among(&RELEASES, current, to)
+        let distribution = known_distribution(current)?;
+        plan_among(distribution, distribution.releases(), current, to)
     }
 
     /// The hop to the release that comes next.
@@ -95,9 +145,11 @@ impl Hop {
     /// # Errors
     /// As [`Hop::plan`]; also when no newer release is known.
     pub fn next(current: &OsRelease) -> Result<Self, HopError> {
-        let at = RELEASES.iter().position(|release| release.version == current.version_id);
-        let next = at.and_then(|at| RELEASES.get(at + 1)).or(RELEASES.last());
-        plan_among(&RELEASES, current, next.map_or("", |release| release.codename))
+        let distribution = known_distribution(current)?;
+        let table = distribution.releases();
+        let at = table.iter().position(|release| release.version == current.version_id);
+        let next = at.and_then(|at| table.get(at + 1)).or(table.last());
+        plan_among(distribution, table, current, next.map_or("", |release| release.codename))
     }
 
     /// Finds the hop again from two recorded codenames, without asking what runs now.
@@ -105,8 +157,17 @@ impl Hop {
     /// # Errors
     /// When one is not known, or the second is not the next after the first.
     pub fn between(from: &str, to: &str) -> Result<Self, HopError> {
-        let start = find(&RELEASES, from)?;
-        hop_to(&RELEASES, start, to)
+        let ubuntu = find(&UBUNTU_RELEASES, from).is_ok();
+        let distribution = if ubuntu { Distribution::Ubuntu } else { Distribution::Debian };
+        let table = distribution.releases();
+        let start = find(table, from)?;
+        hop_to(distribution, table, start, to)
+    }
+
+    /// Whose releases they are.
+    #[must_use]
+    pub fn distribution(&self) -> Distribution {
+        self.distribution
     }
 
     /// The release that it leaves.
@@ -134,25 +195,29 @@ impl fmt::Display for Release {
     }
 }
 
-fn plan_among(table: &[Release], current: &OsRelease, to: &str) -> Result<Hop, HopError> {
-    match current.id.as_str() {
-        "debian" => {}
-        "ubuntu" => return Err(HopError::Ubuntu),
-        other => return Err(HopError::NotDebian(other.to_owned())),
-    }
+fn known_distribution(current: &OsRelease) -> Result<Distribution, HopError> {
+    Distribution::of(current).ok_or_else(|| HopError::UnknownDistribution(current.id.clone()))
+}
+
+fn plan_among(
+    distribution: Distribution,
+    table: &[Release],
+    current: &OsRelease,
+    to: &str,
+) -> Result<Hop, HopError> {
     if current.version_id.is_empty() {
         return Err(HopError::Rolling);
     }
     let start = table.iter().position(|release| release.version == current.version_id);
-    let start = start.ok_or_else(|| unknown_start(table, current))?;
-    hop_to(table, start, to)
+    let start = start.ok_or_else(|| unknown_start(distribution, table, current))?;
+    hop_to(distribution, table, start, to)
 }
 
-fn hop_to(table: &[Release], start: usize, to: &str) -> Result<Hop, HopError> {
+fn hop_to(distribution: Distribution, table: &[Release], start: usize, to: &str) -> Result<Hop, HopError> {
     let target = find(table, to)?;
     let (from, to) = (table[start], table[target]);
     match target.checked_sub(start) {
-        Some(1) => Ok(Hop { from, to }),
+        Some(1) => Ok(Hop { distribution, from, to }),
         Some(0) => Err(HopError::SameRelease(from.to_string())),
         None => Err(HopError::Backwards { from: from.to_string(), to: to.to_string() }),
         Some(_) => Err(HopError::Skipping {
@@ -171,18 +236,31 @@ fn find(table: &[Release], asked: &str) -> Result<usize, HopError> {
         .ok_or_else(|| HopError::UnknownTarget { asked: asked.to_owned(), known: known(table) })
 }
 
-fn unknown_start(table: &[Release], current: &OsRelease) -> HopError {
-    let number = |version: &str| version.parse::<u32>().unwrap_or(0);
-    let older = table.first().is_some_and(|first| number(&current.version_id) < number(first.version));
+fn unknown_start(distribution: Distribution, table: &[Release], current: &OsRelease) -> HopError {
+    let older =
+        table.first().is_some_and(|first| version_of(&current.version_id) < version_of(first.version));
+    let between = table.last().is_some_and(|last| version_of(&current.version_id) < version_of(last.version));
     HopError::UnknownStart {
+        distribution: distribution.name(),
         found: format!("{} ({})", current.version_id, current.codename),
         known: known(table),
-        remedy: if older {
-            "bring it to the oldest of these by Debian's release notes first"
-        } else {
-            "a newer version of safe-upgrade may know it"
+        remedy: match distribution {
+            Distribution::Debian if older => {
+                "bring it to the oldest of these by Debian's release notes first"
+            }
+            Distribution::Ubuntu if older => "bring it to the oldest of these by do-release-upgrade first",
+            Distribution::Ubuntu if between => {
+                "it is no release with long-term support; bring it to one by do-release-upgrade first"
+            }
+            _ => "a newer version of safe-upgrade may know it",
         },
     }
+}
+
+/// `24.04` as two numbers; what is no number is 0, and so older than everything.
+fn version_of(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 fn known(table: &[Release]) -> String {
@@ -216,16 +294,39 @@ mod tests {
         assert!(text(&debian("", "forky"), "trixie").contains("testing or unstable"));
         assert!(text(&debian("11", "bullseye"), "trixie").contains("release notes first"));
         assert!(text(&debian("14", "forky"), "trixie").contains("a newer version of safe-upgrade"));
-        let ubuntu = OsRelease { id: "ubuntu".into(), ..debian("24.04", "noble") };
-        assert!(text(&ubuntu, "trixie").contains("do-release-upgrade"));
         let other = OsRelease { id: "fedora".into(), ..debian("42", "") };
-        assert!(text(&other, "trixie").contains("only Debian"));
+        assert!(text(&other, "trixie").contains("only Debian and Ubuntu"));
+    }
+
+    #[test]
+    fn ubuntu_goes_from_long_term_support_to_the_next() {
+        let ubuntu = |version: &str, codename: &str| OsRelease {
+            id: "ubuntu".into(),
+            version_id: version.into(),
+            codename: codename.into(),
+        };
+        let hop = Hop::next(&ubuntu("22.04", "jammy")).unwrap();
+        assert_eq!((hop.to().codename, hop.distribution()), ("noble", Distribution::Ubuntu));
+        assert_eq!(Hop::plan(&ubuntu("24.04", "noble"), "26.04").unwrap().to().codename, "resolute");
+        assert_eq!(Hop::between("noble", "resolute").unwrap().distribution(), Distribution::Ubuntu);
+        assert_eq!(Hop::between("bookworm", "trixie").unwrap().distribution(), Distribution::Debian);
+        let text = |os: &OsRelease, to: &str| Hop::plan(os, to).unwrap_err().to_string();
+        assert!(text(&ubuntu("22.04", "jammy"), "resolute").ends_with("run --to noble` first"));
+        assert!(text(&ubuntu("24.04", "noble"), "trixie").contains("it knows jammy (22.04)"));
+        assert!(text(&ubuntu("24.10", "oracular"), "resolute").contains("no release with long-term support"));
+        assert!(text(&ubuntu("20.04", "focal"), "noble").contains("Ubuntu 20.04 (focal)"));
+        assert!(
+            text(&ubuntu("20.04", "focal"), "noble").contains("the oldest of these by do-release-upgrade")
+        );
+        assert!(text(&ubuntu("26.10", "later"), "noble").contains("a newer version"));
+        let last = Hop::next(&ubuntu("26.04", "resolute")).unwrap_err();
+        assert!(last.to_string().contains("already runs resolute"), "{last}");
     }
 
     #[test]
     fn skipping_names_the_release_in_between() {
         let three = [RELEASES[0], RELEASES[1], Release { codename: "forky", version: "14" }];
-        let error = plan_among(&three, &debian("12", "bookworm"), "forky").unwrap_err();
+        let error = plan_among(Distribution::Debian, &three, &debian("12", "bookworm"), "forky").unwrap_err();
         assert!(error.to_string().ends_with("run `safe-upgrade run --to trixie` first"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The Debian release upgrade by apt: which hop, its sources, a preview with everything downloaded, the upgrade itself, and
+//! The release upgrade, Debian's by apt and Ubuntu's by its own upgrader ([`ubuntu`]): which hop, its sources, a preview with everything downloaded, the upgrade itself, and
 //! the facts that say whether it finished.
 //!
 //! In the order of the story: [`hop`] · [`sources`] · [`preview`] · [`holdoff`] · [`upgrade`] · [`completion`]. What they share:
@@ -16,4 +16,5 @@ pub mod private_apt;
 pub mod simulation;
 pub mod sources;
 pub mod status_fd;
+pub mod ubuntu;
 pub mod upgrade;

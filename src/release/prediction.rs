@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::simulation::Change;
 
 /// What the upgrade would do, and what it needs.
@@ -28,14 +28,27 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Whether the machine would be on the target afterwards: `base-files` brings os-release, and its version begins with the
-    /// release's. When it would not, holds or pins (`/etc/apt/preferences`) keep the machine where it is.
+    /// Whether the machine would be on the target afterwards: `base-files` brings os-release. When it would not, holds or pins
+    /// (`/etc/apt/preferences`) keep the machine where it is.
+    ///
+    /// Debian's version of it begins with the release's number. Ubuntu's does not (`13ubuntu10` is of 24.04), but what apt says of
+    /// its origin ends with the codename (`Ubuntu:24.04/noble`).
     #[must_use]
     pub fn reaches(&self, hop: &Hop) -> bool {
-        let target = hop.to().version;
-        let of_target =
-            |version: &str| version.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'));
-        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(&change.new))
+        let target = hop.to();
+        let of_suite = |suite: &str| {
+            suite.strip_prefix(target.codename).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let of_target = |change: &Change| match hop.distribution() {
+            Distribution::Debian => {
+                change.new.strip_prefix(target.version).is_some_and(|rest| rest.starts_with('.'))
+            }
+            Distribution::Ubuntu => change
+                .origin
+                .split(", ")
+                .any(|origin| origin.split_once('/').is_some_and(|(_, suite)| of_suite(suite))),
+        };
+        self.upgraded.iter().any(|change| change.package == "base-files" && of_target(change))
     }
 
     /// The change of one package that is upgraded or new.
@@ -163,5 +176,25 @@ mod tests {
     fn is_kept_as_json() {
         let text = serde_json::to_string(&foretold()).unwrap();
         assert_eq!(serde_json::from_str::<Prediction>(&text).unwrap(), foretold());
+    }
+
+    #[test]
+    fn ubuntus_base_files_is_known_by_its_origin() {
+        let foretold = |new: &str, origin: &str| Prediction {
+            upgraded: vec![Change {
+                package: "base-files".into(),
+                old: Some("13ubuntu10".into()),
+                new: new.into(),
+                origin: origin.into(),
+            }],
+            ..Prediction::default()
+        };
+        let hop = Hop::between("noble", "resolute").unwrap();
+        assert!(foretold("14ubuntu6", "Ubuntu:26.04/resolute").reaches(&hop));
+        assert!(foretold("14ubuntu6.1", "Other:1/x, Ubuntu:26.04/resolute-updates").reaches(&hop));
+        assert!(!foretold("13ubuntu10.3", "Ubuntu:24.04/noble-updates").reaches(&hop));
+        let debian = Hop::between("bookworm", "trixie").unwrap();
+        assert!(foretold("13.8+deb13u1", "Debian:13.8/stable").reaches(&debian));
+        assert!(!foretold("130", "Debian:13.8/stable").reaches(&debian));
     }
 }

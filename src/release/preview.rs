@@ -75,7 +75,7 @@ pub fn present_entries(sources: &SourcesPlan) -> Vec<Entry> {
 /// When apt does not answer or is not understood.
 pub fn predict(private: &PrivateApt) -> Result<Prediction, PreviewError> {
     let ask = |words: &[&str]| private.ask("apt-get", Lists::Own, words);
-    let found = simulation::parse_simulation(&ask(&["-s", "full-upgrade"])?)?;
+    let found = simulation::parse_simulation(&simulate(private)?)?;
     // Answering no ends with 1, after the sizes were said.
     let refused = private.exec("apt-get", Lists::Own)?.args(["--assume-no", "full-upgrade"]).output()?;
     let wanted = simulation::parse_uris(&ask(&["--print-uris", "-qq", "-y", "full-upgrade"])?);
@@ -89,6 +89,23 @@ pub fn predict(private: &PrivateApt) -> Result<Prediction, PreviewError> {
         download_bytes: wanted.iter().map(|fetch| fetch.bytes).sum(),
         disk_bytes: simulation::parse_space_after(&String::from_utf8_lossy(&refused.stdout)),
     })
+}
+
+/// On the way to Ubuntu 26.04, apt 2.8 complains about the order in which it would configure packages ("Conf Broken"), lists all
+/// the same, and ends with 100. The real order is found later and by another apt, and whether the list is whole is checked
+/// against its sum.
+fn simulate(private: &PrivateApt) -> Result<String, ExecError> {
+    let words = ["-s", "full-upgrade"];
+    let output = private.exec("apt-get", Lists::Own)?.args(words).output()?;
+    if output.status.success() || only_about_the_order(&String::from_utf8_lossy(&output.stderr)) {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    private.ask("apt-get", Lists::Own, &words)
+}
+
+fn only_about_the_order(stderr: &str) -> bool {
+    let mut errors = stderr.lines().filter(|line| line.starts_with("E: ")).peekable();
+    errors.peek().is_some() && errors.all(|line| line.starts_with("E: Conf Broken "))
 }
 
 /// Downloads everything that was predicted into the archives directory of `settings`, and sees to it that nothing is missing.
@@ -138,4 +155,18 @@ pub fn prefetch(
     let prediction = predict(&private)?;
     download(private, settings, progress)?;
     Ok(prediction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_about_the_order_is_not_any_error() {
+        // Seen: noble to resolute, apt 2.8.3.
+        let seen = "E: Conf Broken coreutils-from-uutils:amd64\nE: Conf Broken sudo-common:amd64\n";
+        assert!(only_about_the_order(seen));
+        assert!(!only_about_the_order(&format!("{seen}E: Unable to correct problems\n")));
+        assert!(!only_about_the_order("") && !only_about_the_order("W: something\n"));
+    }
 }

@@ -8,8 +8,9 @@ use crate::conffiles::place::{self, PlaceError};
 use crate::conffiles::policy::{Choice, Decisions};
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError, StageOutcome};
 use crate::release::apt_log;
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::sources::{self, Finding, SourcesError};
+use crate::release::ubuntu::{self, UbuntuError};
 use crate::system::show;
 use crate::system::span::Span;
 
@@ -59,6 +60,14 @@ pub enum UpgradeError {
     /// The new configuration file of a script, which was to be taken.
     #[error("failed to put a new configuration file in place")]
     Place(#[from] PlaceError),
+    /// Ubuntu's upgrader could not be prepared or watched.
+    #[error("failed to drive Ubuntu's upgrader")]
+    Ubuntu {
+        /// Why.
+        source: Box<UbuntuError>,
+        /// What was done until then.
+        report: Box<UpgradeReport>,
+    },
     /// A stage could not be run.
     #[error("failed to go on with the upgrade")]
     Stage {
@@ -89,6 +98,9 @@ pub fn upgrade(
     settings: &UpgradeSettings<'_>,
     progress: &dyn Fn(Progress),
 ) -> Result<UpgradeReport, UpgradeError> {
+    if hop.distribution() == Distribution::Ubuntu {
+        return ubuntu::upgrade(hop, settings, progress);
+    }
     let root = Path::new("/");
     let before = left::leftovers(root)?;
     let plan = sources::plan_sources(root, hop)?;

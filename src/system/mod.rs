@@ -9,6 +9,7 @@ pub mod exec;
 pub mod fresh;
 pub mod identity;
 pub mod lock;
+pub mod marked;
 pub mod mounts;
 pub mod sandbox;
 pub mod show;

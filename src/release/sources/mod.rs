@@ -254,7 +254,7 @@ pub fn judge_suite(suite: &str, hop: &Hop) -> SuiteChange {
     if let Some(pocket) = pocket_of(suite, from) {
         return match pocket {
             "" | "-updates" | "-security" => SuiteChange::Rewrite(format!("{to}{pocket}")),
-            "-backports" | "-backports-sloppy" | "-proposed-updates" => SuiteChange::Disable,
+            "-backports" | "-backports-sloppy" | "-proposed-updates" | "-proposed" => SuiteChange::Disable,
             _ => SuiteChange::Other,
         };
     }
