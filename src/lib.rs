@@ -17,6 +17,7 @@
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
+//! | [`rehearsal`] | a disposable clone in a container | `health`, `release`, `snapshot`, `system` |
 //! | [`manifest`] [`backup`] [`snapshot`] [`boot`] [`release`] [`health`] | what each phase is made of | `system` |
 //! | [`system`] | the only code that touches the machine underneath | nothing |
 //! | [`finding`] | what a look at the machine can say | nothing |
@@ -38,6 +39,7 @@ pub mod manifest;
 pub mod phases;
 pub mod places;
 pub mod progress;
+pub mod rehearsal;
 pub mod release;
 pub mod scheduled;
 pub mod sim;

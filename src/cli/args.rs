@@ -32,6 +32,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Copy the configured trees to the store, restore them and compare.
     Backup(ConfigArgs),
+    /// Upgrade a disposable clone of this machine in a container that reaches nothing, and say what would come of it.
+    Rehearse(RehearseArgs),
     /// Upgrade to the next release; ends there, proven healthy, or here, proven restored.
     Run(RunArgs),
     /// Where the run stands, on which evidence, what happens next, how to go back.
@@ -100,6 +102,23 @@ pub struct CheckArgs {
     /// With `--prove-boot`: do not ask.
     #[arg(long, requires = "prove_boot")]
     pub yes: bool,
+}
+
+/// Arguments of `rehearse`.
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// The release to go to; by default the next one.
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<String>,
+    /// Leave the upgraded clone running.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove a clone that was left running, and whatever else a rehearsal has left behind; rehearse nothing.
+    #[arg(long, conflicts_with_all = ["keep", "to"])]
+    pub end: bool,
 }
 
 /// Arguments of `run`.

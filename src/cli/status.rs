@@ -149,6 +149,9 @@ fn evidence(frames: &[Frame]) -> Vec<(&'static str, String)> {
 fn evidence_of(record: &Record) -> Option<(&'static str, String)> {
     let passage = |passage: &Passage| match passage {
         Passage::Waived { reason } => format!("left out: {reason}"),
+        Passage::Rehearsed { proof } => {
+            format!("{} passed; it predicts an outage of {} s", proof.id, proof.outage)
+        }
         Passage::Done { what } => what.clone(),
     };
     Some(match record {

@@ -21,7 +21,7 @@ pub mod plan;
 pub mod post_mortem;
 mod preflight;
 pub mod prune;
-mod rehearsal;
+pub mod rehearsal;
 mod restore;
 mod snapshot;
 mod store;
@@ -40,7 +40,8 @@ use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
     BackupProof, BootFacts, CommitRule, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
-    PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+    PreflightFacts, RehearsalFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet,
+    UpgradeFacts,
 };
 use crate::journal::Journal;
 use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
@@ -191,8 +192,8 @@ impl Host for Machine {
         backup::back_up(self, plan)
     }
 
-    fn rehearse(&mut self, _: &Plan) -> Result<Passage> {
-        Ok(rehearsal::pass())
+    fn rehearsal(&mut self, _: &Plan) -> Result<RehearsalFacts> {
+        rehearsal::last(&self.places)
     }
 
     fn drain(&mut self, _: &Plan) -> Result<Passage> {

@@ -11,6 +11,7 @@ pub mod completion;
 pub mod conffiles;
 pub mod holdoff;
 pub mod hop;
+pub mod package_state;
 pub mod preview;
 pub mod simulation;
 pub mod sources;

@@ -1,0 +1,150 @@
+//! `rehearse`: upgrades a disposable clone, and says what would come of the upgrade.
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::args::RehearseArgs;
+use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use crate::config;
+use crate::error::{Exit, Failure};
+use crate::journal::Journal;
+use crate::phases::rehearsal::{self, Rehearsed};
+use crate::phases::{ground, plan};
+use crate::places::StateDirectory;
+use crate::rehearsal::record::{Outcome, RehearsalRecord};
+use crate::rehearsal::{inside, offline};
+use crate::system::{enter, show};
+
+/// Rehearses. The exit code is 3 when the upgraded clone is not what it was, or this machine cannot rehearse: nothing was changed.
+///
+/// # Errors
+/// When it could not be found out.
+pub(super) fn run(
+    args: &RehearseArgs,
+    places: &StateDirectory,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    needs_root("a rehearsal")?;
+    let (config, _) = config::load(&args.common.config)?;
+    ground::prepare(places)?;
+    // Held to the end: no run begins meanwhile.
+    let journal = Journal::open(places.path()).map_err(journal_failure)?;
+    if !journal.state().is_final() {
+        let message =
+            format!("a run is under way ({}); nothing is rehearsed meanwhile", journal.state().name());
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    if args.end {
+        return end(args, places, out);
+    }
+    let hop = plan::hop(args.to.as_deref())?;
+    let told = |percent: f32, text: &str| {
+        // On stderr: stdout may be somebody's JSON. Nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{percent:3.0} %  {}", show::line(text));
+    };
+    let rehearsed = rehearsal::rehearse(&config, places, &hop, args.keep, &told)
+        .map_err(|error| Failure::failed("the rehearsal could not be done", error))?;
+    let record = match rehearsed {
+        Rehearsed::Done(record) => record,
+        Rehearsed::Refused(why) => return Err(Failure::new(Exit::Refused, why)),
+    };
+    if args.common.json {
+        print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "rehearsal": *record}))?;
+    } else {
+        written(out.write_all(as_text(&record).as_bytes()))?;
+    }
+    Ok(if record.outcome == Outcome::Passed { Exit::Done } else { Exit::Refused })
+}
+
+/// What this program does inside a clone, and on its way there; `None` when its arguments ask for something else.
+#[must_use]
+pub fn stage_of(arguments: impl Iterator<Item = OsString>) -> Option<Result<(), Failure>> {
+    let words: Vec<OsString> = arguments.skip(1).collect();
+    let text =
+        |index: usize| words.get(index).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let failed = |error| Failure::failed("a stage of the rehearsal failed", error);
+    if words.first()? == inside::ENTER {
+        let leader = text(1).parse().map_err(|_| Failure::usage("no container is named"));
+        return Some(leader.and_then(|leader| {
+            match enter::become_inside(leader, words.get(2..).unwrap_or_default()) {
+                Err(error) => Err(Failure::failed("the clone could not be entered", error)),
+                Ok(never) => match never {},
+            }
+        }));
+    }
+    if words.first()? != inside::WORD {
+        return None;
+    }
+    Some(if text(1).starts_with('/') {
+        offline::answer(&mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+            .map_err(|error| Failure::failed("apt went away", error))
+    } else {
+        inside::run(&text(1), &text(2)).map_err(failed)
+    })
+}
+
+fn end(args: &RehearseArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let swept = rehearsal::sweep(places, true)
+        .map_err(|error| Failure::failed("failed to remove what a rehearsal has left", error))?;
+    if args.common.json {
+        print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "removed": swept}))?;
+    } else if swept.is_empty() {
+        written(writeln!(out, "No rehearsal has left anything behind."))?;
+    } else {
+        written(writeln!(out, "Removed: {}.", swept.join(", ")))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn as_text(record: &RehearsalRecord) -> String {
+    let way = format!("{} -> {}", record.from, record.to);
+    let mut lines = vec![match record.outcome {
+        Outcome::Passed => format!("{way}: the upgraded clone does what it did before."),
+        Outcome::Failed => format!("{way}: the upgraded clone does not do what it did before."),
+    }];
+    let mut list = |title: &str, items: &[String]| {
+        if !items.is_empty() {
+            lines.push(format!("{title}:"));
+            lines.extend(items.iter().map(|item| format!("  {}", show::line(item))));
+        }
+    };
+    list("Failed", &record.failed);
+    list("Services lost", &record.services_lost);
+    list("Questions about configuration files", &record.prompts);
+    list("Noted", &record.noted);
+    list("Other filesystems", &record.volumes);
+    list("Held in the clone", &record.held);
+    let times = &record.timings;
+    lines.push(format!(
+        "Predicted outage: {} (upgrade {} s, shutdown {} s, boot {} s, soak {} s); {} packages.",
+        span(record.predicted_outage),
+        times.upgrade,
+        times.shutdown,
+        times.second_boot,
+        times.soak,
+        record.packages
+    ));
+    lines.push(format!(
+        "The rehearsal took {}; its logs are in {}.",
+        span(times.whole),
+        show::path(&record.logs)
+    ));
+    if let Some(kept) = &record.kept {
+        lines.push(format!(
+            "The clone still runs as {}. It is reached from its own network only: ip netns exec {} curl http://{}/",
+            kept.unit, kept.network, kept.address
+        ));
+        lines.push("`safe-upgrade rehearse --end` removes it.".into());
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Minutes and seconds, for a person.
+fn span(seconds: u64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (0, seconds) => format!("{seconds} s"),
+        (minutes, seconds) => format!("{minutes} min {seconds} s"),
+    }
+}
