@@ -136,6 +136,9 @@ pub struct RunArgs {
     /// Drive the run in this very process instead of handing it to systemd.
     #[arg(long)]
     pub foreground: bool,
+    /// Upgrade a disposable clone first; the run begins only when that goes well.
+    #[arg(long)]
+    pub rehearse: bool,
     /// Start a new run although the last one is stuck.
     #[arg(long)]
     pub leave_stuck: bool,

@@ -13,6 +13,7 @@ mod init;
 mod keys;
 pub mod manifest;
 mod meter;
+mod outage;
 mod papers;
 mod prune;
 mod rehearse;

@@ -1,13 +1,15 @@
 //! `rehearse`: upgrades a disposable clone, and says what would come of the upgrade.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io::Write;
 
 use serde_json::json;
 
 use super::args::RehearseArgs;
+use super::outage::span;
 use super::{SCHEMA, journal_failure, needs_root, print_json, written};
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::journal::Journal;
 use crate::phases::rehearsal::{self, Rehearsed};
@@ -15,6 +17,7 @@ use crate::phases::{ground, plan};
 use crate::places::StateDirectory;
 use crate::rehearsal::record::{Outcome, RehearsalRecord};
 use crate::rehearsal::{inside, offline};
+use crate::release::hop::Hop;
 use crate::system::{enter, show};
 
 /// Rehearses. The exit code is 3 when the upgraded clone is not what it was, or this machine cannot rehearse: nothing was changed.
@@ -40,22 +43,38 @@ pub(super) fn run(
         return end(args, places, out);
     }
     let hop = plan::hop(args.to.as_deref())?;
-    let told = |percent: f32, text: &str| {
-        // On stderr: stdout may be somebody's JSON. Nobody may be listening.
-        let _ = writeln!(std::io::stderr(), "{percent:3.0} %  {}", show::line(text));
-    };
-    let rehearsed = rehearsal::rehearse(&config, places, &hop, args.keep, &told)
-        .map_err(|error| Failure::failed("the rehearsal could not be done", error))?;
-    let record = match rehearsed {
-        Rehearsed::Done(record) => record,
-        Rehearsed::Refused(why) => return Err(Failure::new(Exit::Refused, why)),
-    };
+    let record = rehearse(&config, places, &hop, args.keep)?;
     if args.common.json {
         print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "rehearsal": *record}))?;
     } else {
         written(out.write_all(as_text(&record).as_bytes()))?;
     }
     Ok(if record.outcome == Outcome::Passed { Exit::Done } else { Exit::Refused })
+}
+
+/// Rehearses, and says on stderr how far it is: stdout may be somebody's JSON.
+///
+/// # Errors
+/// Refused when this machine cannot rehearse; failed when it could not be found out.
+pub(super) fn rehearse(
+    config: &Config,
+    places: &StateDirectory,
+    hop: &Hop,
+    keep: bool,
+) -> Result<Box<RehearsalRecord>, Failure> {
+    let last = RefCell::new(String::new());
+    let told = |percent: f32, text: &str| {
+        // dpkg says the same thing again and again, and nobody may be listening.
+        if last.replace(text.to_owned()) != text {
+            let _ = writeln!(std::io::stderr(), "{percent:3.0} %  {}", show::line(text));
+        }
+    };
+    let rehearsed = rehearsal::rehearse(config, places, hop, keep, &told)
+        .map_err(|error| Failure::failed("the rehearsal could not be done", error))?;
+    match rehearsed {
+        Rehearsed::Done(record) => Ok(record),
+        Rehearsed::Refused(why) => Err(Failure::new(Exit::Refused, why)),
+    }
 }
 
 /// What this program does inside a clone, and on its way there; `None` when its arguments ask for something else.
@@ -98,7 +117,8 @@ fn end(args: &RehearseArgs, places: &StateDirectory, out: &mut dyn Write) -> Res
     Ok(Exit::Done)
 }
 
-fn as_text(record: &RehearsalRecord) -> String {
+/// For a person.
+pub(super) fn as_text(record: &RehearsalRecord) -> String {
     let way = format!("{} -> {}", record.from, record.to);
     let mut lines = vec![match record.outcome {
         Outcome::Passed => format!("{way}: the upgraded clone does what it did before."),
@@ -139,12 +159,4 @@ fn as_text(record: &RehearsalRecord) -> String {
         lines.push("`safe-upgrade rehearse --end` removes it.".into());
     }
     lines.join("\n") + "\n"
-}
-
-/// Minutes and seconds, for a person.
-fn span(seconds: u64) -> String {
-    match (seconds / 60, seconds % 60) {
-        (0, seconds) => format!("{seconds} s"),
-        (minutes, seconds) => format!("{minutes} min {seconds} s"),
-    }
 }

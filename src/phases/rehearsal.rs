@@ -124,6 +124,9 @@ pub fn rehearse(
 /// When something cannot be removed.
 pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
     let rehearsals = places.rehearsals();
+    if !rehearsals.exists() {
+        return Ok(Vec::new());
+    }
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(Vec::new()) };
     let mut swept = sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
     if kept {
