@@ -6,6 +6,8 @@
 
 #[path = "container/after.rs"]
 mod after;
+#[path = "container/rehearsal.rs"]
+mod rehearsal;
 mod lab;
 
 use std::time::Duration;

@@ -43,6 +43,8 @@ pub(super) fn run(
         return end(args, places, out);
     }
     let hop = plan::hop(args.to.as_deref())?;
+    // The unit removes at the next boot what a power cut leaves.
+    ground::install(places)?;
     let record = rehearse(&config, places, &hop, args.keep)?;
     if args.common.json {
         print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "rehearsal": *record}))?;
