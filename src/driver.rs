@@ -250,6 +250,9 @@ fn rehearse(host: &mut dyn Host, plan: &Plan) -> Entry {
     let judged = host.rehearsal(plan).map(|facts| RehearsalEvidence::judge(plan, &facts));
     match judged {
         Ok(Err(refusal)) if !plan.rehearsal.required => Entry::rehearsal_left_out(refusal.why),
+        Err(trouble) if !plan.rehearsal.required => {
+            Entry::rehearsal_left_out(format!("it could not be found out whether one counts: {trouble}"))
+        }
         judged => or_refuse("looking for a rehearsal", judged, |evidence| Entry::rehearsed(&evidence)),
     }
 }

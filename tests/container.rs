@@ -6,9 +6,9 @@
 
 #[path = "container/after.rs"]
 mod after;
+mod lab;
 #[path = "container/rehearsal.rs"]
 mod rehearsal;
-mod lab;
 
 use std::time::Duration;
 

@@ -21,6 +21,7 @@ use crate::release::conffiles::ConffileDecision;
 use crate::release::hop::Hop;
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
+use crate::system::enter;
 use crate::system::span::Span;
 
 /// Where everything of the rehearsal lies inside the clone: below the place of the real state, which is not in it.
@@ -119,6 +120,7 @@ pub struct Upgraded {
 pub fn run(stage: &str, pipe: &str) -> Result<()> {
     let path = Path::new("/proc/self/fd").join(pipe);
     let mut out = File::options().write(true).open(&path).map_err(RehearsalError::path("open", &path))?;
+    enter::bind_like_first().map_err(RehearsalError::path("bind to the powers of", "/proc/1/status"))?;
     let task = task()?;
     let said = match stage {
         LOOK => look(&task),

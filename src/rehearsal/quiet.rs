@@ -1,7 +1,7 @@
 //! What the clone must not do, decided from what is there. Pure.
 
 /// Units that act on their own, on a schedule or on somebody's order, whatever brought them: cron and its kin, and our own.
-const SILENCED: [&str; 12] = [
+const SILENCED: [&str; 15] = [
     "cron.service",
     "cronie.service",
     "crond.service",
@@ -14,6 +14,10 @@ const SILENCED: [&str; 12] = [
     "unattended-upgrades.service",
     "snapd.service",
     "snapd.socket",
+    // They would wait, in each boot, for a network that never comes.
+    "ifupdown-wait-online.service",
+    "NetworkManager-wait-online.service",
+    "systemd-networkd-wait-online.service",
 ];
 
 /// Directories in which mail waits to be sent. The clone's copies of it are deleted in the clone.

@@ -9,6 +9,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+
 use super::exec::{CLEAN_PATH, ExecError, find_tool};
 
 /// A container that could not be entered.
@@ -41,6 +44,30 @@ pub fn become_inside(leader: u32, words: &[OsString]) -> Result<Infallible, Ente
     enter.args(["--all", "--target", &leader.to_string(), "--"]).args(words);
     enter.env_clear().env("PATH", CLEAN_PATH).env("LC_ALL", "C.UTF-8").env("HOME", "/root");
     Err(EnterError::Become(enter.exec()))
+}
+
+/// Gives up, for all programs that are started from here on, every capability that the first process of this container may not have:
+/// `nsenter` brings those of the host along, with which a package could load kernel modules or set the host's clock.
+///
+/// # Errors
+/// When it cannot be found out which those are, or the kernel refuses.
+pub fn bind_like_first() -> io::Result<()> {
+    let text = fs::read_to_string("/proc/1/status")?;
+    let allowed = bounding_of(&text).ok_or_else(|| io::Error::other("/proc/1/status has no CapBnd"))?;
+    for number in (0..u64::BITS).filter(|number| allowed & (1 << number) == 0) {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            // A number that this kernel does not know.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// From the text of a `/proc/PID/status`.
+fn bounding_of(text: &str) -> Option<u64> {
+    let digits = text.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(digits.trim(), 16).ok()
 }
 
 /// The leader sits in a scope of its own; beside it is the place for others.
@@ -79,6 +106,8 @@ mod tests {
     fn others_stand_beside_the_leader() {
         let text = "1:name=systemd:/x\n0::/system.slice/reh.service/payload/init.scope\n";
         assert_eq!(payload_of(text).unwrap(), Path::new("system.slice/reh.service/payload"));
+        assert_eq!(bounding_of("Name:\tx\nCapBnd:\t00000000f4ecafff\n"), Some(0xf4ec_afff));
+        assert_eq!(bounding_of("Name:\tx\n"), None);
         // Never into the host's own group.
         assert_eq!(payload_of("0::/init.scope\n"), None);
         assert_eq!(payload_of("0::/\n"), None);
