@@ -1,6 +1,7 @@
 //! The configuration: `/etc/safe-upgrade/config.toml`, validated. Unknown keys are refused, and every error names its line.
 
 pub mod configuration_files;
+pub mod rehearsal;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,9 @@ pub struct Config {
     /// What a rollback leaves as it is.
     #[serde(default)]
     pub rollback: Rollback,
+    /// Upgrading a clone first.
+    #[serde(default)]
+    pub rehearsal: rehearsal::Rehearsal,
     /// How long the way back is kept.
     #[serde(default)]
     pub retention: Retention,
@@ -334,6 +338,7 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             return Err((check.name.clone(), format!("two checks are named {:?}", check.name)));
         }
     }
+    rehearsal::validate(&config.rehearsal, &names)?;
     for waiver in &config.waivers {
         let is_day = |day: &str| day.parse::<jiff::civil::Date>().is_ok() && day.len() == 10;
         if let Some(day) = waiver.expires.as_deref().filter(|day| !is_day(day)) {
@@ -380,6 +385,7 @@ mod tests {
         assert_eq!(config.retention.keep.to_string(), "14d");
         assert_eq!(config.rollback.carry[0].as_path(), Path::new("/var/log"));
         assert_eq!(config.commit.rule, CommitRule::Automatic);
+        assert_eq!(config.rehearsal.max_age.to_string(), "7d");
     }
 
     #[test]

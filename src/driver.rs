@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use crate::evidence::{
     BackupEvidence, BackupProof, Boot, BootFacts, BootId, CommitRule, Confirmation, FallbackEvidence,
     FallbackFacts, Gate, HealthEvidence, HealthFacts, JournalEvidence, JournalFacts, Place, Plan,
-    PreflightEvidence, PreflightFacts, Refusal, RestoreReport, RestoredEvidence, RestoredFacts,
-    RolledBackEvidence, SampleFacts, SnapshotEvidence, SnapshotFacts, SnapshotSet, SwitchEvidence,
-    TrialEvidence, UpgradeEvidence, UpgradeFacts, VolumeId, gate::Proofs,
+    PreflightEvidence, PreflightFacts, Refusal, RehearsalEvidence, RehearsalFacts, RestoreReport,
+    RestoredEvidence, RestoredFacts, RolledBackEvidence, SampleFacts, SnapshotEvidence, SnapshotFacts,
+    SnapshotSet, SwitchEvidence, TrialEvidence, UpgradeEvidence, UpgradeFacts, VolumeId, gate::Proofs,
 };
 use crate::machine::{CommittedBy, Destination, Entry, Passage, ROLLBACK_TRIES, State, Step, Undo, Why};
 
@@ -57,7 +57,7 @@ pub trait Host {
 
     // Preparing.
     fn back_up(&mut self, plan: &Plan) -> Result<RestoreReport>; // R
-    fn rehearse(&mut self, plan: &Plan) -> Result<Passage>; // R
+    fn rehearsal(&mut self, plan: &Plan) -> Result<RehearsalFacts>; // R
     fn drain(&mut self, plan: &Plan) -> Result<Passage>; // R
     fn take_snapshots(&mut self, plan: &Plan) -> Result<SnapshotFacts>; // P
     fn arm(&mut self, plan: &Plan, snapshot: &SnapshotSet) -> Result<FallbackFacts>; // P
@@ -199,7 +199,7 @@ fn perform(host: &mut dyn Host, step: Step, now: BootId, earned: &mut Earned) ->
                 entry
             })
         }
-        Step::Rehearse { plan } => or_refuse("the rehearsal", host.rehearse(&plan).map(Ok), Entry::rehearsed),
+        Step::Rehearse { plan } => rehearse(host, &plan),
         Step::Drain { plan } => or_refuse("draining", host.drain(&plan).map(Ok), Entry::drained),
         Step::TakeSnapshots { plan } => {
             let judged = host.take_snapshots(&plan).map(|facts| SnapshotEvidence::judge(&plan, facts));
@@ -243,6 +243,18 @@ fn perform(host: &mut dyn Host, step: Step, now: BootId, earned: &mut Earned) ->
             return Err(Trouble::new("nothing is to be done in this state"));
         }
     })
+}
+
+/// A rehearsal that counts is used; one that is wanted and missing ends the run; otherwise the journal says why there is none.
+fn rehearse(host: &mut dyn Host, plan: &Plan) -> Entry {
+    let judged = host.rehearsal(plan).map(|facts| RehearsalEvidence::judge(plan, &facts));
+    match judged {
+        Ok(Err(refusal)) if !plan.rehearsal.required => Entry::rehearsal_left_out(refusal.why),
+        Err(trouble) if !plan.rehearsal.required => {
+            Entry::rehearsal_left_out(format!("it could not be found out whether one counts: {trouble}"))
+        }
+        judged => or_refuse("looking for a rehearsal", judged, |evidence| Entry::rehearsed(&evidence)),
+    }
 }
 
 /// Every proof, earned here and now.

@@ -20,6 +20,15 @@ fn main() -> ExitCode {
             |()| ExitCode::SUCCESS,
         );
     }
+    if let Some(ended) = cli::rehearsal_stage_of(std::env::args_os()) {
+        return ended.map_or_else(
+            |failure| {
+                tell(&failure);
+                ExitCode::from(failure.exit().code())
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     match cli::run(&cli, &mut std::io::stdout().lock()) {

@@ -69,6 +69,12 @@ impl StateDirectory {
         self.0.join("verify")
     }
 
+    /// What rehearsals have made, and their logs.
+    #[must_use]
+    pub fn rehearsals(&self) -> PathBuf {
+        self.0.join("rehearsals")
+    }
+
     /// Where backups are restored to while they are compared.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {

@@ -9,15 +9,16 @@ use std::convert::Infallible;
 use crate::driver::{Host, Trouble};
 use crate::evidence::{
     BackupProof, BootFacts, BootId, Confirmation, FallbackFacts, FallbackMethod, Gate, GuaranteeLevel,
-    HealthFacts, JournalFacts, Plan, PreflightFacts, Promise, RestoreReport, RestoredFacts, SampleFacts,
-    SnapshotFacts, SnapshotSet, TreeReport, UpgradeFacts, Volume, VolumeId, backup::TreeProof,
+    HealthFacts, JournalFacts, LastRehearsal, Plan, PreflightFacts, Promise, RehearsalFacts, RehearsalProof,
+    RehearsalRule, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, TreeReport,
+    UpgradeFacts, Volume, VolumeId, backup::TreeProof,
 };
 use crate::finding::Finding;
 use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
 
 mod world;
 
-pub use world::{Content, Store, World, manifest_id, plan, volume_id};
+pub use world::{Content, Rehearsals, Store, World, manifest_id, plan, volume_id};
 
 use world::ROOT;
 
@@ -30,7 +31,10 @@ const CLONE: &str = "clone";
 fn planned(world: &World) -> Plan {
     let level = if world.method.is_one_shot() { GuaranteeLevel::A } else { GuaranteeLevel::B };
     let promise = Promise { method: world.method, level, reason: "the simulation says so".into() };
-    Plan { promise, ..plan(world.commit) }
+    let required = matches!(world.rehearsals, Rehearsals::Passed | Rehearsals::Failed);
+    let max_age_seconds = if world.rehearsals == Rehearsals::None { 0 } else { 3600 };
+    let rehearsal = RehearsalRule { required, max_age_seconds };
+    Plan { promise, rehearsal, ..plan(world.commit) }
 }
 
 #[derive(Debug, Clone)]
@@ -298,9 +302,21 @@ impl Host for Sim {
         })
     }
 
-    fn rehearse(&mut self, _: &Plan) -> Result<Passage> {
+    fn rehearsal(&mut self, plan: &Plan) -> Result<RehearsalFacts> {
         self.tick()?;
-        Ok(Passage::Waived { reason: "the simulation has no clone".into() })
+        let failed =
+            if self.world.rehearsals == Rehearsals::Failed { vec!["it does".into()] } else { vec![] };
+        let state = if self.world.rehearsals == Rehearsals::Stale { "before" } else { "now" };
+        let proof = RehearsalProof {
+            id: "20261126T160000Z-4f2a".into(),
+            to: plan.to.codename.clone(),
+            package_state: state.into(),
+            ended: self.clock,
+            outage: 60,
+        };
+        let last = LastRehearsal { proof, from: plan.from.codename.clone(), failed };
+        let last = (self.world.rehearsals != Rehearsals::None).then_some(last);
+        Ok(RehearsalFacts { now: self.clock, package_state: "now".into(), last })
     }
 
     fn drain(&mut self, _: &Plan) -> Result<Passage> {

@@ -11,6 +11,8 @@ mod ground;
 #[path = "container/knows.rs"]
 mod knows;
 mod lab;
+#[path = "container/rehearsal.rs"]
+mod rehearsal;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use safe_upgrade::driver::{self, Stop};
 use safe_upgrade::evidence::{CommitRule, FallbackMethod};
 use safe_upgrade::machine::{Record, State, Why};
-use safe_upgrade::sim::{Content, Sim, Store, World};
+use safe_upgrade::sim::{Content, Rehearsals, Sim, Store, World};
 
 /// More effects than any run has: beyond it a cut never comes.
 const MOMENTS: u32 = 90;
@@ -33,6 +33,9 @@ fn worlds_by_name() -> Vec<World> {
                 }
             }
         }
+    }
+    for rehearsals in [Rehearsals::Passed, Rehearsals::Failed, Rehearsals::Stale] {
+        worlds.push(World { rehearsals, ..World::FINE });
     }
     worlds.push(World { inhibited: true, ..World::FINE });
     worlds.push(World { seals: false, ..World::FINE });
@@ -77,7 +80,7 @@ fn check(sim: &Sim, stop: &Stop, schedule: &str) {
     if sim.upgrades == 1 {
         assert!(sim.proven_at_upgrade, "the upgrade ran on an unproven backup: {}", journal());
         assert_eq!(sim.world.store, Store::Good, "{}", journal());
-        assert!(!sim.world.inhibited, "{}", journal());
+        assert!(!sim.world.inhibited && sim.world.rehearsals != Rehearsals::Failed, "{}", journal());
     }
     match stop {
         Stop::AwaitsCommit(state) => {
@@ -189,6 +192,9 @@ fn without_a_cut_each_world_ends_as_it_should() {
     assert_eq!(end(World { store: Store::Bad, ..fine }), "Refused");
     assert_eq!(end(World { store: Store::Unreadable, ..fine }), "Refused");
     assert_eq!(end(World { inhibited: true, ..fine }), "Refused");
+    assert_eq!(end(World { rehearsals: Rehearsals::Failed, ..fine }), "Refused");
+    assert_eq!(end(World { rehearsals: Rehearsals::Passed, ..fine }), "Committed");
+    assert_eq!(end(World { rehearsals: Rehearsals::Stale, ..fine }), "Committed");
     assert_eq!(end(World { seals: false, ..fine }), "Refused");
     assert_eq!(end(World { healthy: false, restores: false, ..fine }), "Stuck");
     assert_eq!(end(World { commit: CommitRule::Manual, ..fine }), "Trial");

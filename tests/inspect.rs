@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use safe_upgrade::boot::layout;
 use safe_upgrade::finding::{COULD_NOT_FIND_OUT, Finding, Severity};
 use safe_upgrade::inspect::{self, Circumstances};
+use safe_upgrade::libraries::NewRelease;
 use safe_upgrade::libraries::{self, Limits, contents};
 use safe_upgrade::release::hop::Hop;
 
@@ -88,10 +89,10 @@ fn a_real_program_and_an_index_without_its_library() {
     };
     let line = |name: &str| format!("usr/lib/{}-linux-gnu/{name}   libs/some\n", std::env::consts::ARCH);
     let all: String = needs.iter().map(|name| line(name)).collect();
-    assert!(libraries::findings(&facts, Some(&index(all)), &|_| false).is_empty());
+    assert!(libraries::findings(&facts, &NewRelease::Index(&index(all)), &|_| false).is_empty());
 
     let without: String = needs.iter().filter(|name| **name != gone).map(|name| line(name)).collect();
-    let found = libraries::findings(&facts, Some(&index(without)), &|_| false);
+    let found = libraries::findings(&facts, &NewRelease::Index(&index(without)), &|_| false);
     show(&found);
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id.as_str(), found[0].severity), ("library-gone", Severity::Inhibitor));
@@ -118,5 +119,5 @@ fn a_real_index() {
     let provided = contents::search_files(&[index.into()], &facts.wanted()).unwrap();
     eprintln!("{} lines in {:?}", provided.lines, began.elapsed());
     assert!(provided.whole && provided.lines > 1_000_000);
-    show(&libraries::findings(&facts, Some(&provided), &|_| false));
+    show(&libraries::findings(&facts, &NewRelease::Index(&provided), &|_| false));
 }

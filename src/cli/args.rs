@@ -32,6 +32,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Copy the configured trees to the store, restore them and compare.
     Backup(ConfigArgs),
+    /// Upgrade a disposable clone of this machine in a container that reaches nothing, and say what would come of it.
+    Rehearse(RehearseArgs),
     /// Upgrade to the next release; ends there, proven healthy, or here, proven restored.
     Run(RunArgs),
     /// Where the run stands, on which evidence, what happens next, how to go back.
@@ -94,12 +96,35 @@ pub struct CheckArgs {
     /// The release to go to; by default the next one.
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<String>,
+    /// Also show how configuration files that the upgrade will ask about differ from the new ones (may show secrets).
+    #[arg(long, conflicts_with_all = ["json", "prove_boot"])]
+    pub diff: bool,
+    /// Also write what there is to answer about configuration files, for you to decide and to keep at /etc/safe-upgrade/answers.toml.
+    #[arg(long, value_name = "FILE", conflicts_with = "prove_boot")]
+    pub write_answers: Option<PathBuf>,
     /// Reboot through the boot chain, once into a kernel that dies, and see whether the machine comes back by itself.
     #[arg(long)]
     pub prove_boot: bool,
     /// With `--prove-boot`: do not ask.
     #[arg(long, requires = "prove_boot")]
     pub yes: bool,
+}
+
+/// Arguments of `rehearse`.
+#[derive(Debug, Args)]
+pub struct RehearseArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the struct says it")]
+    pub common: ConfigArgs,
+    /// The release to go to; by default the next one.
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<String>,
+    /// Leave the upgraded clone running.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove a clone that was left running, and whatever else a rehearsal has left behind; rehearse nothing.
+    #[arg(long, conflicts_with_all = ["keep", "to"])]
+    pub end: bool,
 }
 
 /// Arguments of `run`.
@@ -117,6 +142,9 @@ pub struct RunArgs {
     /// Drive the run in this very process instead of handing it to systemd.
     #[arg(long)]
     pub foreground: bool,
+    /// Upgrade a disposable clone first; the run begins only when that goes well.
+    #[arg(long)]
+    pub rehearse: bool,
     /// Start a new run although the last one is stuck.
     #[arg(long)]
     pub leave_stuck: bool,

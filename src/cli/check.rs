@@ -1,12 +1,15 @@
 //! `check`: what would stop a run, without changing anything.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::json;
 
 use super::args::CheckArgs;
 use super::confirm::confirm;
 use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use crate::conffiles;
+use crate::conffiles::answers::Answers;
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::evidence::{GuaranteeLevel, Promise};
@@ -14,6 +17,7 @@ use crate::finding::{Finding, Severity};
 use crate::journal::Journal;
 use crate::phases::{self, Outlook, boot_proof, ground, plan};
 use crate::places::StateDirectory;
+use crate::release::apt;
 use crate::system::show;
 
 /// Looks and tells. The exit code is 3 when a run would be refused.
@@ -27,8 +31,11 @@ pub(super) fn run(args: &CheckArgs, places: &StateDirectory, out: &mut dyn Write
     }
     let (config, _) = config::load(&args.common.config)?;
     let hop = plan::hop(args.to.as_deref())?;
-    let outlook = phases::look(&config, places, None)
+    let (outlook, configuration) = phases::look_ahead(&config, places, &hop, &told)
         .map_err(|error| Failure::failed("failed to look at this machine", error))?;
+    if let Some(path) = &args.write_answers {
+        write_answers(path, &config, &configuration)?;
+    }
     let stops = outlook.stops(&config.waivers);
     if args.common.json {
         let findings: Vec<_> = outlook
@@ -52,8 +59,24 @@ pub(super) fn run(args: &CheckArgs, places: &StateDirectory, out: &mut dyn Write
     } else {
         let way = format!("{} -> {}", hop.from().codename, hop.to().codename);
         written(out.write_all(as_text(&way, &outlook, &config).as_bytes()))?;
+        if args.diff {
+            written(out.write_all(show::lines(&configuration.diff_text()).as_bytes()))?;
+        }
     }
     Ok(if stops { Exit::Refused } else { Exit::Done })
+}
+
+/// Says on stderr how far it is: stdout may be somebody's JSON.
+fn told(state: apt::Progress) {
+    // Nobody may be listening.
+    let _ = writeln!(std::io::stderr(), "{}: {}", state.stage.name(), show::line(&state.detail));
+}
+
+fn write_answers(path: &Path, config: &Config, facts: &conffiles::Facts) -> Result<(), Failure> {
+    let failed = |error| Failure::failed("failed to write what there is to answer", error);
+    let section = &config.configuration_files;
+    let before = Answers::read(section.answers.as_path()).map_err(failed)?;
+    Answers::draft(facts, &section.policy(), &before).write(path, facts).map_err(failed)
 }
 
 /// Reboots through the boot chain; `check` says afterwards what came of it.

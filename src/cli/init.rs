@@ -156,6 +156,11 @@ trial_boots = 3
 # that both have written to is kept beside, as NAME.before-rollback.
 carry = ["/var/log"]
 
+[rehearsal]
+# "required": a run is refused without a `safe-upgrade rehearse` that passed with these very packages.
+mode = "off"
+max_age = "7d"
+
 [retention]
 # `safe-upgrade prune` deletes the way back when it is older than this.
 keep = "14d"

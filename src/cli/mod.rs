@@ -13,8 +13,10 @@ mod init;
 mod keys;
 pub mod manifest;
 mod meter;
+mod outage;
 mod papers;
 mod prune;
+mod rehearse;
 mod report;
 mod resume;
 mod rollback;
@@ -30,6 +32,7 @@ pub mod verify;
 use std::io::Write;
 
 use args::{Cli, Command};
+pub use rehearse::stage_of as rehearsal_stage_of;
 
 use crate::error::{Exit, Failure};
 use crate::journal::{Journal, JournalError, Reading};
@@ -51,6 +54,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(args, &places, out),
         Command::Check(args) => check::run(args, &places, out),
         Command::Backup(args) => backup::run(args, &places, out),
+        Command::Rehearse(args) => rehearse::run(args, &places, out),
         Command::Run(args) => run::run(args, &places, out),
         Command::Status(args) => status::run(args, &places, out),
         Command::Resume(args) => resume::run(args, &places, out),

@@ -8,8 +8,8 @@ use super::args::PruneArgs;
 use super::{SCHEMA, needs_root, open_journal, print_json, written};
 use crate::config;
 use crate::error::{Exit, Failure};
-use crate::phases::announce;
 use crate::phases::prune::{self, Leftover};
+use crate::phases::{announce, rehearsal};
 use crate::places::StateDirectory;
 
 /// Deletes, or says what would be deleted.
@@ -22,6 +22,10 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
     let mut journal = open_journal(places)?;
     if !journal.state().is_final() {
         return Err(Failure::new(Exit::Refused, "a run is under way; nothing is deleted meanwhile"));
+    }
+    if !args.dry_run {
+        rehearsal::sweep(places, false)
+            .map_err(|error| Failure::failed("failed to remove what a rehearsal has left behind", error))?;
     }
     let keep = config.retention.keep;
     let found = prune::leftovers(&journal, keep.duration())

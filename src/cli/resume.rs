@@ -10,7 +10,7 @@ use crate::error::{Exit, Failure};
 use crate::health::units;
 use crate::journal::Journal;
 use crate::machine::State;
-use crate::phases::{Machine, aftermath, announce, boot_proof, deadline};
+use crate::phases::{Machine, aftermath, announce, boot_proof, deadline, rehearsal};
 use crate::places::{RESUME_UNIT, StateDirectory};
 use crate::system::exec::Exec;
 use crate::system::show;
@@ -31,6 +31,7 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
             "dropped a last line of the journal whose writing was cut off"
         );
     }
+    sweep(args, places);
     if journal.state().is_final() {
         if boot_proof::go_on(places)
             .map_err(|error| Failure::failed("failed to go on with the proof of the boot chain", error))?
@@ -52,6 +53,16 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
         }
     }
     drive::here_with(machine, args.json, out)
+}
+
+/// What a rehearsal has left behind before this boot, or before this process, goes. It hinders no run, and an emergency has other worries.
+fn sweep(args: &ResumeArgs, places: &StateDirectory) {
+    if args.emergency || args.overdue {
+        return;
+    }
+    if let Err(error) = rehearsal::sweep(places, false) {
+        tracing::warn!(%error, "what a rehearsal has left behind could not be removed");
+    }
 }
 
 fn nothing_to_do(

@@ -4,14 +4,17 @@ use std::io::Write;
 
 use super::args::RunArgs;
 use super::confirm::confirm;
-use super::{check, drive, journal_failure, needs_root, written};
-use crate::config;
+use super::{check, drive, journal_failure, needs_root, outage, rehearse, written};
+use crate::config::rehearsal::Mode;
+use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::evidence::{CommitRule, Plan};
 use crate::journal::Journal;
 use crate::machine::{Entry, State};
-use crate::phases::{ground, let_go_of_stuck, plan};
+use crate::phases::{ground, let_go_of_stuck, plan, rehearsal};
 use crate::places::StateDirectory;
+use crate::release::hop::Hop;
+use crate::system::show;
 
 /// Plans, asks, writes the plan down and drives it.
 ///
@@ -19,14 +22,22 @@ use crate::places::StateDirectory;
 /// Before the plan is written nothing is changed; afterwards the journal says where the run stands.
 pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("a run")?;
-    let (config, bytes) = config::load(&args.common.config)?;
+    let (mut config, bytes) = config::load(&args.common.config)?;
     ground::prepare(places)?;
     let mut journal = Journal::open(places.path()).map_err(journal_failure)?;
     may_begin(journal.state(), args.leave_stuck)?;
     let hop = plan::hop(args.to.as_deref())?;
+    sweep(places);
+    if args.rehearse {
+        rehearse_first(&config, places, &hop)?;
+        config.rehearsal.mode = Mode::Required;
+    }
     let plan = plan::make(&config, &bytes, &hop)?;
     if !args.common.json {
         written(writeln!(out, "{}", check::promise_line(&plan.promise)))?;
+        let soak = config.health.soak.duration().as_secs();
+        let predicted = outage::predict(places, &plan, journal.frames(), soak);
+        written(writeln!(out, "{}", show::line(&predicted.line())))?;
     }
     confirm(&question(&plan), args.yes)?;
     if let State::Stuck { plan: stuck, .. } = journal.state() {
@@ -45,6 +56,22 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
     // The unit takes the lock from here; a run that is planned belongs to it.
     drop(journal);
     drive::by_unit(places, &run, args.common.json, out)
+}
+
+/// What a rehearsal has left behind goes. It hinders no run.
+fn sweep(places: &StateDirectory) {
+    if let Err(error) = rehearsal::sweep(places, false) {
+        tracing::warn!(%error, "what a rehearsal has left behind could not be removed");
+    }
+}
+
+fn rehearse_first(config: &Config, places: &StateDirectory, hop: &Hop) -> Result<(), Failure> {
+    let record = rehearse::rehearse(config, places, hop, false)?;
+    match record.failed.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::new(Exit::Refused, format!("the rehearsal failed: {first}"))
+            .hint(format!("its logs are in {}; mend it, and rehearse again", show::path(&record.logs)))),
+    }
 }
 
 fn may_begin(state: &State, leave_stuck: bool) -> Result<(), Failure> {

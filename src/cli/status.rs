@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::ShowArgs;
 use super::story::{self, Story};
-use super::{SCHEMA, print_json, scheduled, written};
+use super::{SCHEMA, outage, print_json, scheduled, written};
 use crate::error::{Exit, Failure};
 use crate::evidence::Promise;
 use crate::journal::{self, Frame, Reading};
@@ -56,6 +56,7 @@ pub(super) fn as_json(places: &StateDirectory, reading: &Reading, state: &State)
             "state": state.name(),
             "final": state.is_final(),
             "since": frames.last().map(|frame| frame.time),
+            "outage": outage::measure(frames),
             "confirm_until": confirmation::until(state, frames),
             "why": state.why().map(ToString::to_string),
             "details": details(state),
@@ -103,6 +104,9 @@ pub(super) fn as_text(places: &StateDirectory, reading: &Reading, state: &State)
     if let Some(path) = post_mortem(places, state) {
         lines.push(format!("failed    {} (`safe-upgrade report` shows it)", show::path(&path)));
     }
+    if let Some(outage) = outage::measure(frames) {
+        lines.push(format!("outage    {}", outage.text()));
+    }
     lines.push(format!("rule      {}", story::reattest_rule(plan)));
     if let Some(until) = confirmation::until(state, frames) {
         lines.push(format!("waits     {}", story::until(until, jiff::Timestamp::now())));
@@ -149,6 +153,9 @@ fn evidence(frames: &[Frame]) -> Vec<(&'static str, String)> {
 fn evidence_of(record: &Record) -> Option<(&'static str, String)> {
     let passage = |passage: &Passage| match passage {
         Passage::Waived { reason } => format!("left out: {reason}"),
+        Passage::Rehearsed { proof } => {
+            format!("{} passed; it predicts an outage of {} s", proof.id, proof.outage)
+        }
         Passage::Done { what } => what.clone(),
     };
     Some(match record {

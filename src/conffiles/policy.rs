@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Facts;
 use super::answers::{Answer, Answers, Counts};
@@ -13,7 +13,7 @@ use super::stock::Keeper;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 
 /// What a rule asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// The administrator's file stays in force.
@@ -28,10 +28,13 @@ pub enum Action {
 }
 
 /// One rule.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Rule {
     /// Which files, as in `backup.exclude`, from `/`.
-    pub pattern: Excludes,
+    pattern: Excludes,
+    /// The pattern as it was written.
+    written: String,
     /// What to do about them.
     pub action: Action,
 }
@@ -42,12 +45,41 @@ impl Rule {
     /// # Errors
     /// When the pattern cannot be meant.
     pub fn new(pattern: &str, action: Action) -> Result<Self, InvalidPattern> {
-        Ok(Self { pattern: Excludes::parse(&[pattern])?, action })
+        Ok(Self { pattern: Excludes::parse(&[pattern])?, written: pattern.to_owned(), action })
+    }
+}
+
+impl Rule {
+    /// The same files, something else to do.
+    #[must_use]
+    pub fn with(self, action: Action) -> Self {
+        Self { action, ..self }
+    }
+}
+
+/// A rule as text.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    pattern: String,
+    action: Action,
+}
+
+impl TryFrom<Written> for Rule {
+    type Error = InvalidPattern;
+
+    fn try_from(written: Written) -> Result<Self, InvalidPattern> {
+        Self::new(&written.pattern, written.action)
+    }
+}
+
+impl From<Rule> for Written {
+    fn from(rule: Rule) -> Self {
+        Self { pattern: rule.written, action: rule.action }
     }
 }
 
 /// Rules in their order: the first that matches a file decides about it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Policy {
     /// Where no rule matches.
     pub otherwise: Action,

@@ -58,7 +58,7 @@ impl ConfigurationFiles {
     /// The rules, ready to decide.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        let ready = |rule: &Rule| policy::Rule { action: rule.action, ..rule.path.0.clone() };
+        let ready = |rule: &Rule| rule.path.0.clone().with(rule.action);
         Policy { otherwise: self.default, rules: self.rules.iter().map(ready).collect() }
     }
 }

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod health;
 pub mod preflight;
 pub mod refusal;
+pub mod rehearsal;
 pub mod snapshot;
 pub mod subject;
 pub mod upgrade;
@@ -29,6 +30,7 @@ pub use preflight::{
     JournalEvidence, JournalFacts, PreflightEvidence, PreflightFacts, PreflightProof, Waiver,
 };
 pub use refusal::{Missing, Refusal};
+pub use rehearsal::{LastRehearsal, RehearsalEvidence, RehearsalFacts, RehearsalProof, RehearsalRule};
 pub use snapshot::{BootMember, SnapshotEvidence, SnapshotFacts, SnapshotSet};
 pub use subject::{BootId, CommitRule, ManifestId, Plan, Release, RootVolume, RunId, Volume, VolumeId};
 pub use upgrade::{RefusedConfiguration, UpgradeEvidence, UpgradeFacts, UpgradeProof};

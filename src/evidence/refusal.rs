@@ -14,6 +14,8 @@ pub enum Missing {
     JournalOutsideRollback,
     /// The backup was not restored whole and equal.
     Backup,
+    /// No rehearsal that counts has passed.
+    Rehearsal,
     /// The snapshot set is not complete, read-only and of the right root.
     Snapshot,
     /// The fallback is not armed.

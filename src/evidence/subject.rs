@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::ReattestRule;
 use super::fallback::Promise;
 use super::preflight::Waiver;
+use super::rehearsal::RehearsalRule;
 
 /// A text that is not a name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -189,6 +190,9 @@ pub struct Plan {
     pub trees: Vec<String>,
     /// When a backup that was proven before a restart may count again.
     pub reattest: ReattestRule,
+    /// Whether it wants a rehearsal, and how old that may be.
+    #[serde(default, skip_serializing_if = "RehearsalRule::is_nothing")]
+    pub rehearsal: RehearsalRule,
     /// Who ends the trial.
     pub commit: CommitRule,
     /// For [`CommitRule::Confirm`]: how long the machine waits for the word, in seconds.

@@ -13,28 +13,39 @@ const LISTED: usize = 20;
 /// The C library of programs that were made for other systems than Debian: modules bring one file for each, and only one is used.
 const OTHER_C_LIBRARY: &str = "libc.musl-";
 
-/// Judges. `provided` is what the target's index says about [`Facts::wanted`]; `None` when there is no index. `remaining` says
-/// whether a package stays installed from the old release: what it holds stays too.
+/// What is known about the new release's libraries.
+pub enum NewRelease<'k> {
+    /// What its index of files says about [`Facts::wanted`].
+    Index(&'k Provided),
+    /// There is no index, but the packages that go away are known.
+    Packages {
+        /// Whether a package goes away, and no package takes over its files.
+        goes: &'k dyn Fn(&str) -> bool,
+        /// Why there is no index.
+        why: String,
+    },
+    /// Nothing.
+    Unknown,
+}
+
+/// Judges. `remaining` says whether a package stays installed from the old release: what it holds stays too.
 #[must_use]
-pub fn findings(
-    facts: &Facts,
-    provided: Option<&Provided>,
-    remaining: &dyn Fn(&str) -> bool,
-) -> Vec<Finding> {
+pub fn findings(facts: &Facts, known: &NewRelease<'_>, remaining: &dyn Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let asked = by_soname(facts.native(), |found| match found {
         Found::Package { package, .. } => Some(package.clone()),
         Found::Bundled | Found::Missing => None,
     });
-    match provided.filter(|provided| provided.whole) {
-        Some(provided) => findings.extend(
+    match known {
+        NewRelease::Index(provided) if provided.whole => findings.extend(
             asked
                 .iter()
                 .filter(|(soname, _)| !provided.packages.contains_key(**soname))
                 .map(|(soname, users)| gone(soname, users, remaining)),
         ),
-        None if asked.is_empty() => {}
-        None => findings.push(
+        _ if asked.is_empty() => {}
+        NewRelease::Packages { goes, why } => findings.extend(by_packages(&asked, goes, why)),
+        NewRelease::Index(_) | NewRelease::Unknown => findings.push(
             Finding::unknown(
                 "whether the new release has the libraries that programs of your own need",
                 "there is no index of its files (Contents)",
@@ -114,6 +125,25 @@ fn gone(soname: &str, users: &Users, remaining: &dyn Fn(&str) -> bool) -> Findin
         ),
     )
     .with_evidence(evidence)
+}
+
+/// Without an index: a library goes when all packages that it comes from go. A package that stays could still drop one.
+fn by_packages(asked: &BTreeMap<&str, Users>, goes: &dyn Fn(&str) -> bool, why: &str) -> Vec<Finding> {
+    let gone_ones = asked.iter().filter(|(_, users)| users.packages.iter().all(|package| goes(package)));
+    let mut findings: Vec<Finding> =
+        gone_ones.map(|(soname, users)| gone(soname, users, &|_| false)).collect();
+    findings.push(
+        Finding::warning(
+            "libraries-by-packages-only",
+            format!(
+                "whether the new release has the libraries that programs of your own need was judged by the packages that go away: \
+                 its index of files (Contents) could not be had: {why}."
+            ),
+            "safe-upgrade rehearse, with a check that starts these programs",
+        )
+        .with_evidence(asked.iter().flat_map(|(soname, users)| users.lines(soname)).take(LISTED)),
+    );
+    findings
 }
 
 /// What does not start today is no fault of the upgrade, but it would be blamed.
@@ -248,7 +278,7 @@ mod tests {
             ),
         ]);
         let index = index(&["libc.so.6"]);
-        let found = findings(&facts, Some(&index), &|_| false);
+        let found = findings(&facts, &NewRelease::Index(&index), &|_| false);
         assert_eq!(ids(&found), ["library-gone"]);
         assert_eq!(found[0].severity, Severity::Inhibitor);
         assert_eq!(
@@ -259,7 +289,7 @@ mod tests {
                 "libicuuc.so.72 comes from libicu72 now"
             ]
         );
-        let found = findings(&facts, Some(&index), &|package| package == "libicu72");
+        let found = findings(&facts, &NewRelease::Index(&index), &|package| package == "libicu72");
         assert_eq!((ids(&found), found[0].severity), (vec!["library-left-behind"], Severity::Note));
         assert!(found[0].remedy.contains("apt-mark manual libicu72"));
     }
@@ -268,10 +298,16 @@ mod tests {
     fn without_an_index_nothing_is_known() {
         let own = facts(vec![program("/opt/a/tool", &[("libc.so.6", package("libc6"))])]);
         let part = Provided { whole: false, ..index(&[]) };
-        for provided in [None, Some(&part)] {
-            assert_eq!(ids(&findings(&own, provided, &|_| true)), [COULD_NOT_FIND_OUT]);
+        for known in [NewRelease::Unknown, NewRelease::Index(&part)] {
+            assert_eq!(ids(&findings(&own, &known, &|_| true)), [COULD_NOT_FIND_OUT]);
         }
-        assert!(findings(&facts(Vec::new()), None, &|_| true).is_empty(), "nobody asks");
+        let by_packages = |goes: &dyn Fn(&str) -> bool| {
+            let known = NewRelease::Packages { goes, why: "404".into() };
+            findings(&own, &known, &|_| true).into_iter().map(|one| one.id).collect::<Vec<_>>()
+        };
+        assert_eq!(by_packages(&|_| false), ["libraries-by-packages-only"]);
+        assert_eq!(by_packages(&|_| true), ["library-gone", "libraries-by-packages-only"]);
+        assert!(findings(&facts(Vec::new()), &NewRelease::Unknown, &|_| true).is_empty(), "nobody asks");
     }
 
     #[test]
@@ -283,7 +319,7 @@ mod tests {
                 &[("libpart.so.1", Found::Missing), ("libc.musl-x86_64.so.1", Found::Missing)],
             ),
         ]);
-        let found = findings(&facts, Some(&index(&[])), &|_| false);
+        let found = findings(&facts, &NewRelease::Index(&index(&[])), &|_| false);
         assert_eq!(ids(&found), ["library-missing-now", "module-library-not-found"]);
         assert_eq!(found[1].evidence, ["/opt/a/mod.so needs libpart.so.1"]);
     }
@@ -298,7 +334,7 @@ mod tests {
             damaged: vec!["/opt/cut".into()],
             ..facts(vec![other])
         };
-        let found = findings(&facts, Some(&index(&[])), &|_| false);
+        let found = findings(&facts, &NewRelease::Index(&index(&[])), &|_| false);
         assert_eq!(
             ids(&found),
             [

@@ -17,7 +17,7 @@ mod judge;
 use std::path::{Path, PathBuf};
 
 pub use contents::{find_indexes, index_target_configuration};
-pub use judge::findings;
+pub use judge::{NewRelease, findings};
 pub use walk::Limits;
 
 use contents::Wanted;

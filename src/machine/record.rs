@@ -6,8 +6,9 @@ use super::state::Undo;
 use super::why::Why;
 use crate::evidence::{
     BackupEvidence, BackupProof, BootId, FallbackEvidence, FallbackProof, Gate, HealthEvidence, HealthFacts,
-    Plan, PreflightEvidence, PreflightProof, RestoredEvidence, RolledBackEvidence, RunId, SnapshotEvidence,
-    SnapshotSet, SwitchEvidence, TrialEvidence, UpgradeEvidence, UpgradeProof, VolumeId,
+    Plan, PreflightEvidence, PreflightProof, RehearsalEvidence, RehearsalProof, RestoredEvidence,
+    RolledBackEvidence, RunId, SnapshotEvidence, SnapshotSet, SwitchEvidence, TrialEvidence, UpgradeEvidence,
+    UpgradeProof, VolumeId,
 };
 
 /// A fact in the journal: plain data, from decoding or from an [`Entry`].
@@ -77,6 +78,11 @@ pub enum Passage {
         /// The reason.
         reason: String,
     },
+    /// A rehearsal has passed.
+    Rehearsed {
+        /// Which, and what it says.
+        proof: RehearsalProof,
+    },
     /// Done.
     Done {
         /// What was done, in one sentence.
@@ -119,8 +125,11 @@ impl Entry {
     pub fn backup_verified(evidence: &BackupEvidence) -> Self {
         Self(Record::BackupVerified { proof: evidence.proof().clone() })
     }
-    pub fn rehearsed(passage: Passage) -> Self {
-        Self(Record::Rehearsed { passage })
+    pub fn rehearsed(evidence: &RehearsalEvidence) -> Self {
+        Self(Record::Rehearsed { passage: Passage::Rehearsed { proof: evidence.proof().clone() } })
+    }
+    pub fn rehearsal_left_out(reason: String) -> Self {
+        Self(Record::Rehearsed { passage: Passage::Waived { reason } })
     }
     pub fn drained(passage: Passage) -> Self {
         Self(Record::Drained { passage })

@@ -24,7 +24,7 @@ pub enum Step {
     Preflight { plan: Plan },
     /// Make the backup and restore it. Repeatable.
     BackUp { plan: Plan },
-    /// Upgrade a clone first, or pass with a reason. Repeatable.
+    /// Look for a rehearsal that counts, or pass with a reason. Repeatable.
     Rehearse { plan: Plan },
     /// Take this machine out of the load balancer, or pass with a reason. Repeatable.
     Drain { plan: Plan },

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::{Result, boot_proof, boot_set, loader, store, trouble, ubuntu};
+use super::{Result, ahead, boot_proof, boot_set, loader, store, trouble, ubuntu};
 use crate::boot::judge::Verdict;
+use crate::conffiles;
 use crate::config::Config;
 use crate::evidence::{GuaranteeLevel, Promise, Waiver};
 use crate::finding::{Finding, Severity};
@@ -11,7 +12,9 @@ use crate::health::checks::{self, Phase};
 use crate::health::clock::Cancel;
 use crate::health::report::sentence;
 use crate::places::StateDirectory;
+use crate::release::apt;
 use crate::release::completion::{self, CompletionFacts};
+use crate::release::hop::Hop;
 use crate::snapshot::names::RunNames;
 use crate::snapshot::{self, layout};
 
@@ -32,11 +35,14 @@ impl Outlook {
     /// Whether an inhibitor is not waived.
     #[must_use]
     pub fn stops(&self, waivers: &[Waiver]) -> bool {
-        self.findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Inhibitor)
-            .any(|finding| !waivers.iter().any(|waiver| waiver.covers(finding, &self.today)))
+        self.findings.iter().any(|finding| stops(finding, waivers, &self.today))
     }
+}
+
+/// Whether a finding stops a run on a day: an inhibitor that no waiver covers.
+#[must_use]
+pub fn stops(finding: &Finding, waivers: &[Waiver], today: &str) -> bool {
+    finding.severity == Severity::Inhibitor && !waivers.iter().any(|waiver| waiver.covers(finding, today))
 }
 
 /// Looks at filesystems, store, packages and the named checks. Changes nothing.
@@ -72,6 +78,30 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
     let mounts =
         layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
     Ok(Outlook { findings, mounts, promise, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
+}
+
+/// [`look`], and what the new release will make of the machine, with the configuration files that it will ask about. Downloads
+/// lists, and the few packages whose files somebody has changed; changes nothing outside the state directory.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_ahead(
+    config: &Config,
+    places: &StateDirectory,
+    hop: &Hop,
+    told: &dyn Fn(apt::Progress),
+) -> Result<(Outlook, conffiles::Facts)> {
+    let mut outlook = look(config, places, None)?;
+    let ahead::Foresight { findings, packages } = ahead::look(places, hop, told);
+    outlook.findings.extend(findings);
+    let mut configuration = conffiles::Facts::default();
+    if let Some(packages) = &packages {
+        let facts = ahead::predict_configuration(packages);
+        outlook.findings.extend(ahead::of_configuration(config, &facts));
+        configuration = facts.unwrap_or_default();
+    }
+    outlook.findings.sort_by_key(|finding| finding.severity);
+    Ok((outlook, configuration))
 }
 
 /// What does not come back by itself is said before anything begins.

@@ -1,6 +1,7 @@
 //! Doing: one file for each phase, in the order of the story. [`Machine`] is the real [`Host`].
 
 pub mod aftermath;
+mod ahead;
 pub mod announce;
 mod backup;
 mod boot;
@@ -21,7 +22,7 @@ pub mod plan;
 pub mod post_mortem;
 mod preflight;
 pub mod prune;
-mod rehearsal;
+pub mod rehearsal;
 mod restore;
 mod snapshot;
 mod store;
@@ -33,7 +34,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 pub use backup::{back_up_all, verdict_lines};
-pub use check::{Outlook, look};
+pub use check::{Outlook, look, look_ahead, stops};
 pub use fallback::let_go_of_stuck;
 
 use crate::config::{self, Config};
@@ -41,7 +42,8 @@ use crate::driver::{Host, Trouble};
 use crate::error::{Exit, Failure};
 use crate::evidence::{
     BackupProof, BootFacts, CommitRule, Confirmation, FallbackFacts, Gate, HealthFacts, JournalFacts, Plan,
-    PreflightFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet, UpgradeFacts,
+    PreflightFacts, RehearsalFacts, RestoreReport, RestoredFacts, SampleFacts, SnapshotFacts, SnapshotSet,
+    UpgradeFacts,
 };
 use crate::journal::Journal;
 use crate::machine::{Destination, Entry, Passage, Record, State, Undo};
@@ -192,8 +194,8 @@ impl Host for Machine {
         backup::back_up(self, plan)
     }
 
-    fn rehearse(&mut self, _: &Plan) -> Result<Passage> {
-        Ok(rehearsal::pass())
+    fn rehearsal(&mut self, _: &Plan) -> Result<RehearsalFacts> {
+        rehearsal::last(&self.places)
     }
 
     fn drain(&mut self, _: &Plan) -> Result<Passage> {

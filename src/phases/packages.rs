@@ -11,7 +11,7 @@ use crate::release::apt::{self, AptSettings};
 use crate::release::hop::{Distribution, Hop};
 use crate::release::prediction::Prediction;
 use crate::release::preview;
-use crate::release::sources;
+use crate::release::sources::{self, entries::Entry};
 use crate::release::ubuntu;
 use crate::system::durable;
 use crate::system::span::Span;
@@ -45,8 +45,14 @@ pub(super) fn look(
     Ok((ahead, findings))
 }
 
-/// [`look`], and then everything is downloaded that the upgrade will need. Repeatable; the system's apt is not touched.
-pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> Result<Vec<Finding>> {
+/// Downloads everything that the upgrade will need. Repeatable; the system's apt is not touched.
+pub(super) fn download(
+    ahead: compat::Ahead,
+    places: &StateDirectory,
+    hop: &Hop,
+    progress: &Progress,
+    told: &dyn Fn(apt::Progress),
+) -> Result<Vec<Finding>> {
     let (directory, archives) = (places.apt(), archives(places));
     durable::private_directory(&archives).map_err(trouble)?;
     let log = directory.join("preview.log");
@@ -58,10 +64,8 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
         stop: None,
         user: None,
     };
-    let told = |state: apt::Progress| progress.percent(10.0 + f64::from(state.percent) * 0.8, &shown(&state));
-    let (ahead, mut findings) = look(places, hop, &told)?;
     let prediction = ahead.facts.prediction;
-    preview::download(ahead.private, &settings, &told).map_err(trouble)?;
+    preview::download(ahead.private, &settings, told).map_err(trouble)?;
     progress.line(&format!(
         "the upgrade will change {} packages, install {} and remove {}; their archives of {} bytes are here",
         prediction.upgraded.len(),
@@ -69,11 +73,19 @@ pub(super) fn fetch(places: &StateDirectory, hop: &Hop, progress: &Progress) -> 
         prediction.removed.len(),
         prediction.download_bytes
     ));
+    let mut findings = Vec::new();
     if hop.distribution() == Distribution::Ubuntu {
         findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
     }
     findings.extend(space(&prediction, &archives)?);
     Ok(findings)
+}
+
+/// The distribution's own repositories as the hop leaves them: those that this program knows to rewrite.
+pub(super) fn own_sources(hop: &Hop) -> Result<Vec<Entry>> {
+    let plan = sources::plan_sources(Path::new("/"), hop).map_err(trouble)?;
+    let own = |entry: &Entry| entry.suites.iter().any(|suite| suite == hop.to().codename);
+    Ok(preview::target_entries(&plan).into_iter().filter(own).collect())
 }
 
 pub(super) fn shown(state: &apt::Progress) -> String {

@@ -5,8 +5,9 @@ use std::path::Path;
 use super::boot::{running_release, volume_id};
 use super::{loader, trouble};
 use crate::config::Config;
+use crate::config::rehearsal::Mode;
 use crate::error::{Exit, Failure};
-use crate::evidence::{ManifestId, Plan, ReattestRule, Release, RootVolume, RunId};
+use crate::evidence::{ManifestId, Plan, ReattestRule, RehearsalRule, Release, RootVolume, RunId};
 use crate::places::StateDirectory;
 use crate::release::hop::Hop;
 use crate::snapshot::{layout, names};
@@ -66,6 +67,10 @@ pub fn make(config: &Config, config_bytes: &[u8], hop: &Hop) -> Result<Plan, Fai
         reattest: ReattestRule {
             max_age_seconds: config.backup.max_age.duration().as_secs(),
             sample: config.backup.sample,
+        },
+        rehearsal: RehearsalRule {
+            required: config.rehearsal.mode == Mode::Required,
+            max_age_seconds: config.rehearsal.max_age.duration().as_secs(),
         },
         commit: config.commit.rule,
         confirm_seconds: config.commit.confirm.duration().as_secs(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Machine, Result, check, ground, packages, plan::digest, trouble};
+use super::{Machine, Result, ahead, check, ground, plan::digest, trouble};
 use crate::evidence::{ManifestId, Plan, PreflightFacts};
 use crate::finding::Finding;
 use crate::health::baseline::{self, Baseline};
@@ -20,7 +20,9 @@ pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     // Nothing is fetched for a run that cannot begin.
     let stopped = outlook.stops(&plan.waivers);
     if !stopped {
-        outlook.findings.extend(packages::fetch(&machine.places, &hop, &machine.progress)?);
+        let stops = |finding: &Finding| check::stops(finding, &plan.waivers, &outlook.today);
+        let ahead = ahead::fetch(&machine.config, &machine.places, &hop, &machine.progress, &stops)?;
+        outlook.findings.extend(ahead);
     }
     machine.progress.percent(95.0, "taking the baseline");
     let seen = baseline::capture(Path::new("/")).map_err(trouble)?;

@@ -1,9 +1,176 @@
-//! Rehearsal: upgrading a disposable clone first. Not built yet: passed with the reason in the journal.
+//! Rehearsal: upgrading a disposable clone first.
 
-use crate::machine::Passage;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-pub(super) fn pass() -> Passage {
-    Passage::Waived {
-        reason: "this version does not rehearse; the upgrade runs first on the machine itself".into(),
+use super::plan::new_run_id;
+use super::{Result, ahead, check, packages, trouble};
+use crate::conffiles;
+use crate::conffiles::answers::Answers;
+use crate::config::Config;
+use crate::config::rehearsal::Test;
+use crate::driver::Trouble;
+use crate::evidence::{LastRehearsal, RehearsalFacts, RehearsalProof};
+use crate::finding::{COULD_NOT_FIND_OUT, Finding};
+use crate::places::StateDirectory;
+use crate::progress::Progress;
+use crate::rehearsal::names::Names;
+use crate::rehearsal::play::{self, FunctionalTest, Script};
+use crate::rehearsal::record::{self, Outcome, RehearsalRecord};
+use crate::rehearsal::sweep::{self, Claim};
+use crate::rehearsal::{RehearsalError, container};
+use crate::release::hop::Hop;
+use crate::release::package_state::package_state;
+use crate::snapshot::layout;
+use crate::system::told_to_stop::ToldToStop;
+
+/// What is known about the last rehearsal, and about the packages now. Repeatable.
+pub(super) fn last(places: &StateDirectory) -> Result<RehearsalFacts> {
+    let last = record::read(places.path()).map_err(trouble)?.map(|record| LastRehearsal {
+        from: record.from,
+        failed: match (record.outcome, record.failed) {
+            (Outcome::Passed, _) => Vec::new(),
+            // A failure that gives no reason is one all the same.
+            (Outcome::Failed, failed) if failed.is_empty() => vec!["no reason is known".into()],
+            (Outcome::Failed, failed) => failed,
+        },
+        proof: RehearsalProof {
+            id: record.id,
+            to: record.to,
+            package_state: record.package_state,
+            ended: record.ended,
+            outage: record.predicted_outage,
+        },
+    });
+    let package_state = package_state(Path::new("/")).map_err(trouble)?;
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
+    Ok(RehearsalFacts { now, package_state, last })
+}
+
+/// What came of the wish to rehearse.
+#[derive(Debug)]
+pub enum Rehearsed {
+    /// It was done.
+    Done(Box<RehearsalRecord>),
+    /// This machine cannot rehearse, or not now, and why. Nothing was changed.
+    Refused(String),
+}
+
+/// Fetches what the upgrade needs, upgrades a clone, and keeps what came of it. Nothing outside the state directory is changed.
+///
+/// # Errors
+/// When something could not be done or found out; nothing of the clone is left then.
+pub fn rehearse(
+    config: &Config,
+    places: &StateDirectory,
+    hop: &Hop,
+    keep: bool,
+    told: &dyn Fn(f32, &str),
+) -> Result<Rehearsed> {
+    let rehearsals = places.rehearsals();
+    let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else {
+        return Ok(Rehearsed::Refused("another rehearsal is at work".into()));
+    };
+    sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
+    if let Some(names) = sweep::kept(&rehearsals).map_err(trouble)?.first() {
+        let why = format!(
+            "the clone of rehearsal {} still runs: `safe-upgrade rehearse --end` removes it",
+            names.id()
+        );
+        return Ok(Rehearsed::Refused(why));
     }
+    if let Err(RehearsalError::Impossible(why)) = container::needed() {
+        return Ok(Rehearsed::Refused(why));
+    }
+    told(0.0, "fetching the packages of the new release");
+    let stops = |finding: &Finding| stops(config, finding);
+    let findings = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
+    if let Some(stops) = findings.iter().find(|finding| stops(finding)) {
+        return Ok(Rehearsed::Refused(format!("{} ({})", stops.what, stops.id)));
+    }
+    let layout = layout::read(Path::new("/"), None).map_err(trouble)?;
+    let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
+    let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
+    let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
+    // Without it SIGTERM would leave the clone for the next sweep.
+    let stop = ToldToStop::by_signals().ok();
+    let script = Script {
+        names: Names::new(id.as_str()).ok_or_else(|| Trouble::new("the rehearsal has no name"))?,
+        layout: &layout,
+        rehearsals: &rehearsals,
+        archives: &archives,
+        lists: &lists,
+        package_state: package_state(Path::new("/")).map_err(trouble)?,
+        hop: (hop.from().codename.into(), hop.to().codename.into()),
+        checks: taking_part(config),
+        renames: config.health.renames.clone(),
+        policy: config.configuration_files.policy(),
+        answers: config.configuration_files.answers.as_path(),
+        settle: config.health.settle,
+        silence: config.upgrade.silence,
+        soak: config.health.soak,
+        tests: &tests,
+        keep,
+        stop: stop.as_ref(),
+    };
+    match play::play(&script, &claim, told) {
+        Ok(mut played) => {
+            played.answers = Some(draft_answers(config, &archives, &played)?);
+            record::write(places.path(), &played).map_err(trouble)?;
+            Ok(Rehearsed::Done(Box::new(played)))
+        }
+        Err(RehearsalError::Impossible(why)) => Ok(Rehearsed::Refused(why)),
+        Err(error) => Err(trouble(error)),
+    }
+}
+
+/// Writes the answers as far as they are known, for a person to look through: to files whose rule is `ask`, and to what scripts of
+/// packages asked.
+fn draft_answers(config: &Config, archives: &Path, played: &RehearsalRecord) -> Result<PathBuf> {
+    let section = &config.configuration_files;
+    let facts = conffiles::look(Path::new("/"), archives).map_err(trouble)?;
+    let before = Answers::read(section.answers.as_path()).map_err(trouble)?;
+    let mut draft = Answers::draft(&facts, &section.policy(), &before);
+    let new = played.questions.iter().filter(|question| !before.debconf.contains(question));
+    draft.debconf.extend(new.cloned());
+    let path = played.logs.join("answers.toml");
+    draft.write(&path, &facts).map_err(trouble)?;
+    Ok(path)
+}
+
+/// Removes what rehearsals have left behind; with `kept`, also a clone that was left running. Returns the ids.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
+    let rehearsals = places.rehearsals();
+    if !rehearsals.exists() {
+        return Ok(Vec::new());
+    }
+    let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(Vec::new()) };
+    let mut swept = sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
+    if kept {
+        for names in sweep::kept(&rehearsals).map_err(trouble)? {
+            sweep::remove(&rehearsals, &names).map_err(trouble)?;
+            swept.push(names.id().to_owned());
+        }
+    }
+    Ok(swept)
+}
+
+/// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse.
+const IN_ITS_WAY: [&str; 3] = [COULD_NOT_FIND_OUT, "target-not-reached", "space-on-root"];
+
+fn stops(config: &Config, finding: &Finding) -> bool {
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    IN_ITS_WAY.contains(&finding.id.as_str()) && check::stops(finding, &config.waivers, &today)
+}
+
+fn taking_part(config: &Config) -> Vec<crate::health::checks::CheckConfig> {
+    let skipped = &config.rehearsal.skip_checks;
+    config.health.checks.iter().filter(|check| !skipped.contains(&check.name)).cloned().collect()
+}
+
+fn functional(test: &Test) -> FunctionalTest {
+    FunctionalTest { name: test.name.clone(), argv: test.argv.clone(), timeout: test.timeout }
 }

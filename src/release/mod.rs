@@ -10,6 +10,7 @@ pub mod apt_log;
 pub mod completion;
 pub mod holdoff;
 pub mod hop;
+pub mod package_state;
 pub mod prediction;
 pub mod preview;
 pub mod private_apt;

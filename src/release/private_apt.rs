@@ -104,6 +104,27 @@ impl PrivateApt {
         self.hand_over(&parts)
     }
 
+    /// Adds a piece of configuration, read after all others but the last.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub fn configure(&self, name: &str, text: &str) -> Result<(), PreviewError> {
+        let path = self.path().join("etc/parts").join(format!("zzy-{name}"));
+        write(&path, text.as_bytes(), 0o600)?;
+        self.hand_over(&path)
+    }
+
+    /// A directory in it that its user may write to.
+    ///
+    /// # Errors
+    /// Names what could not be made.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf, PreviewError> {
+        let path = self.path().join(name);
+        make_directory(&path)?;
+        self.hand_over(&path)?;
+        Ok(path)
+    }
+
     /// Fetches the lists. What was kept is used, and the new ones are kept when all went well.
     ///
     /// # Errors

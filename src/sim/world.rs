@@ -1,7 +1,8 @@
 //! What the world does to a simulated machine, and the plan that it follows.
 
 use crate::evidence::{
-    CommitRule, FallbackMethod, ManifestId, Plan, Promise, ReattestRule, Release, RootVolume, VolumeId,
+    CommitRule, FallbackMethod, ManifestId, Plan, Promise, ReattestRule, RehearsalRule, Release, RootVolume,
+    VolumeId,
 };
 
 /// The name by which the simulated root boots.
@@ -29,6 +30,19 @@ pub enum Store {
     Unreadable,
 }
 
+/// What is there of a rehearsal, and whether the plan wants one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsals {
+    /// There is none, and none is wanted.
+    None,
+    /// One has passed, and one is wanted.
+    Passed,
+    /// One has failed, and one is wanted.
+    Failed,
+    /// One has passed, but packages have changed since; none is wanted.
+    Stale,
+}
+
 /// What the world does in a run.
 #[derive(Debug, Clone, Copy)]
 pub struct World {
@@ -44,6 +58,8 @@ pub struct World {
     pub falls_back: bool,
     /// Whether a snapshot that was taken can be looked at.
     pub seals: bool,
+    /// What is there of a rehearsal.
+    pub rehearsals: Rehearsals,
     /// Whether preflight finds an inhibitor.
     pub inhibited: bool,
     /// Who commits.
@@ -63,6 +79,7 @@ impl World {
         store: Store::Good,
         falls_back: false,
         seals: true,
+        rehearsals: Rehearsals::None,
         inhibited: false,
         commit: CommitRule::Automatic,
         method: FallbackMethod::ByName,
@@ -106,6 +123,7 @@ pub fn plan(commit: CommitRule) -> Plan {
         root: RootVolume { name: ROOT.into(), uuid: volume_id(1) },
         trees: vec!["/etc".into(), "/srv".into()],
         reattest: ReattestRule { max_age_seconds: 3600, sample: 2 },
+        rehearsal: RehearsalRule::default(),
         commit,
         confirm_seconds: 600,
         trial_boots: 3,

@@ -256,6 +256,23 @@ impl TopLevel {
         Ok(Change::Changed)
     }
 
+    /// [`TopLevel::delete`] for one whose content nobody wants: the subvolumes inside it go with it, whatever they hold.
+    ///
+    /// # Errors
+    /// Nothing was deleted when it is not the one with the expected UUID, or is mounted.
+    pub fn delete_with_nested(&self, name: &str, expected: Uuid) -> Result<Change, SnapshotError> {
+        // Inner ones first: the list has a subvolume before those that it holds.
+        if self.find(name)?.is_some_and(|found| found.uuid == expected) {
+            for nested in self.nested(Path::new(name))?.iter().rev() {
+                let path = Path::new(name).join(&nested.path);
+                Named::get(&*self.path(&path))
+                    .and_then(|named| named.delete(DeleteFlags::empty()))
+                    .map_err(|error| refused("delete", &crate::system::show::path(&path), &error))?;
+            }
+        }
+        self.delete(name, expected)
+    }
+
     /// How full the filesystem is.
     ///
     /// # Errors

@@ -146,6 +146,13 @@ impl Exec {
         self
     }
 
+    /// Sets where the program works; otherwise in `/`.
+    #[must_use]
+    pub fn directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Sets one variable of the child's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {

@@ -5,6 +5,7 @@ pub mod beneath;
 pub mod checkpoint;
 pub mod disks;
 pub mod durable;
+pub mod enter;
 pub mod exec;
 pub mod fresh;
 pub mod identity;

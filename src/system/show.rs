@@ -47,6 +47,12 @@ fn push(out: &mut String, c: char) {
     }
 }
 
+/// Several lines for a terminal: as [`line`], each ending with a newline.
+#[must_use]
+pub fn lines(text: &str) -> String {
+    text.lines().map(|one| line(one) + "\n").collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,329 @@
+//! The clone: the root and its neighbours by snapshot, what holds the boot loader by copy, everything else read-only, and all of it
+//! prepared so that nothing of it acts on its own.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::names::Names;
+use super::{RehearsalError, Result, inside, offline, quiet};
+use crate::health::known;
+use crate::snapshot::layout::Layout;
+use crate::snapshot::{TopLevel, subvolume};
+use crate::system::exec::Exec;
+use crate::system::mounts::{self, Mount};
+use crate::system::{beneath, durable, show};
+
+/// Where the state of this program lies: outside of the clone, and empty in it.
+const STATE: &str = "/var/lib/safe-upgrade";
+
+/// Where boot loaders, kernels and initrds may have a filesystem of their own.
+const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
+
+/// Filesystems that are neither a disk nor a network store.
+const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
+
+/// Where the unit files lie that no administrator wrote.
+const UNITS: [&str; 3] = ["usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
+
+/// Where the administrator's lie.
+const OWN_UNITS: &str = "etc/systemd/system";
+
+/// Something that the clone sees in a place of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is on the host.
+    pub from: PathBuf,
+    /// Where the clone sees it.
+    pub to: PathBuf,
+    /// Whether the clone can write to it: only what was made for the clone.
+    pub writable: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clone {
+    /// Where its root is mounted.
+    pub root: PathBuf,
+    /// What it sees besides its root.
+    pub binds: Vec<Bind>,
+    /// How each other filesystem of the host is given to it, one line each.
+    pub volumes: Vec<String>,
+    /// What was taken from it so that it keeps quiet, one line each.
+    pub held: Vec<String>,
+}
+
+/// What the clone is made from and with.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'p> {
+    /// The machine.
+    pub layout: &'p Layout,
+    /// This program, linked statically.
+    pub program: &'p Path,
+    /// The packages of the new release, fetched before.
+    pub archives: &'p Path,
+    /// The package lists of the new release, fetched before.
+    pub lists: &'p Path,
+    /// A directory of this rehearsal on the host.
+    pub directory: &'p Path,
+}
+
+/// Clones the running root and what belongs to it. What it makes is named by the rehearsal; [`super::sweep`] removes it.
+///
+/// # Errors
+/// [`RehearsalError::Impossible`] when this root has no name that could be cloned.
+pub fn make(top: &TopLevel, names: &Names, parts: &Parts<'_>) -> Result<Clone> {
+    let root_name = parts.layout.btrfs.as_ref().and_then(|btrfs| btrfs.root_name()).ok_or_else(|| {
+        let why = "the root is not a named subvolume of a btrfs, so it cannot be cloned at no cost";
+        RehearsalError::Impossible(why.into())
+    })?;
+    top.clone_writable(root_name, &names.root())
+        .map_err(RehearsalError::snapshot("make the clone of the root"))?;
+    let root = names.mounts().join("root");
+    mount(top, &names.root(), &root)?;
+    let mut clone = Clone { root, binds: Vec::new(), volumes: Vec::new(), held: Vec::new() };
+    for (number, mount) in others(&mounts::read()?).into_iter().enumerate() {
+        give(top, names, parts, (number, mount), &mut clone)?;
+    }
+    prepare(parts, &mut clone)?;
+    Ok(clone)
+}
+
+/// The units that are masked while the clone runs. Asked anew before each boot: an upgrade brings new ones.
+///
+/// # Errors
+/// When a directory of units cannot be listed.
+pub fn masked(clone: &Clone) -> Result<Vec<String>> {
+    let mut system = Vec::new();
+    for directory in UNITS {
+        system.extend(listed(&clone.root.join(directory))?);
+    }
+    let own = listed(&clone.root.join(OWN_UNITS))?;
+    Ok(quiet::masked(system.iter().map(String::as_str), own.iter().map(String::as_str)))
+}
+
+/// Copies a file that the clone has written out of it; nothing is followed that it may have put in the way.
+///
+/// # Errors
+/// When it is not there, or is no regular file.
+pub fn take_out(clone: &Clone, name: &str, to: &Path) -> Result<()> {
+    let top = open(&clone.root)?;
+    let directory = Path::new(inside::HOME).strip_prefix("/").unwrap_or(Path::new(inside::HOME));
+    let failed =
+        |error: io::Error| RehearsalError::path("take out", clone.root.join(directory).join(name))(error);
+    let opened = beneath::directory(&top, directory).map_err(|errno| failed(errno.into()))?;
+    let (mut from, _) = beneath::regular(&opened, name.as_ref()).map_err(failed)?;
+    let mut file = File::create(to).map_err(RehearsalError::path("write", to))?;
+    io::copy(&mut from, &mut file).map(drop).map_err(failed)
+}
+
+/// Writes a file into the rehearsal's directory in the clone.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn put(clone: &Clone, name: &str, bytes: &[u8]) -> Result<()> {
+    let home = below(&open(&clone.root)?, Path::new(inside::HOME))?;
+    Ok(durable::replace_file(&beneath::path_of(&home).join(name), bytes, 0o600)?)
+}
+
+/// The other filesystems of this machine that hold something to be seen, outer ones first.
+fn others(table: &[Mount]) -> Vec<Mount> {
+    let mut kept: Vec<Mount> = table
+        .iter()
+        .filter(|mount| mount.point != Path::new("/") && !mount.point.starts_with(STATE))
+        .filter(|mount| known::is_kept_mount(&mount.point.to_string_lossy(), &mount.fs_type))
+        .filter(|mount| !OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()) && mount.point.is_dir())
+        .cloned()
+        .collect();
+    kept.sort_by(|one, other| one.point.cmp(&other.point));
+    kept.dedup_by(|one, other| one.point == other.point);
+    kept
+}
+
+fn give(
+    top: &TopLevel,
+    names: &Names,
+    parts: &Parts<'_>,
+    (number, mount): (usize, Mount),
+    clone: &mut Clone,
+) -> Result<()> {
+    let shown = show::path(&mount.point);
+    let (from, writable, how) = if let Some(source) = neighbour(top, &mount) {
+        let (name, at) = (names.volume(number), names.mounts().join(format!("volume-{number}")));
+        top.clone_writable(&source, &name).map_err(RehearsalError::snapshot("make the clone of a volume"))?;
+        self::mount(top, &name, &at)?;
+        (at, true, "a clone")
+    } else if BOOT.iter().any(|place| mount.point == Path::new(place)) {
+        let copy = parts.directory.join("volumes").join(number.to_string());
+        durable::private_directory(&copy)?;
+        Exec::new("cp")
+            .and_then(|exec| {
+                exec.args(["-a", "-x", "--reflink=auto"]).arg(mount.point.join(".")).arg(&copy).success()
+            })
+            .map_err(RehearsalError::exec("copy what holds the boot loader"))?;
+        (copy, true, "a copy")
+    } else {
+        (mount.point.clone(), false, "the real one, read-only")
+    };
+    clone.volumes.push(format!("{shown}: {how}"));
+    clone.binds.push(Bind { from, to: mount.point, writable });
+    Ok(())
+}
+
+/// The name of a subvolume on the top level of the root's own filesystem that is mounted whole.
+fn neighbour(top: &TopLevel, mount: &Mount) -> Option<String> {
+    if mount.fs_type != "btrfs" || subvolume::filesystem_of(&mount.point).ok()? != top.uuid() {
+        return None;
+    }
+    let found = subvolume::holding(&mount.point).ok()?;
+    let whole = mount.root.strip_prefix("/").is_ok_and(|root| root == Path::new(&found.name));
+    (whole && found.on_top_level() && !found.name.is_empty()).then_some(found.name)
+}
+
+fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
+    durable::private_directory(at)?;
+    let options = std::ffi::CString::new(format!("subvol=/{name}"))
+        .map_err(|error| RehearsalError::path("mount", at)(error.into()))?;
+    rustix::mount::mount(top.device(), at, "btrfs", MountFlags::empty(), options.as_c_str())
+        .map_err(|errno| RehearsalError::path("mount", at)(errno.into()))
+}
+
+/// Unmounts everything below a directory, inner ones first. Probes first.
+///
+/// # Errors
+/// When something stays mounted.
+pub fn unmount_below(directory: &Path) -> Result<()> {
+    let table = mounts::read()?;
+    for mount in table.iter().rev().filter(|mount| mount.point.starts_with(directory)) {
+        let gone = rustix::mount::unmount(&mount.point, UnmountFlags::empty())
+            .or_else(|_| rustix::mount::unmount(&mount.point, UnmountFlags::DETACH));
+        gone.map_err(|errno| RehearsalError::path("unmount", &mount.point)(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Everything below is reached beneath the clone's root, through no link: the clone's links point into the host from out here.
+fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
+    let top = open(&clone.root)?;
+    for table in ["fstab", "crypttab"] {
+        if switch_off(&top, table)? {
+            clone.held.push(format!("/etc/{table}: every entry is switched off"));
+        }
+    }
+    for queue in quiet::MAIL_QUEUES {
+        let waiting = empty(&top, Path::new(queue))?;
+        if waiting > 0 {
+            clone.held.push(format!("/{queue}: {waiting} entries of waiting mail are deleted in the clone"));
+        }
+    }
+    let home = below(&top, Path::new(inside::HOME))?;
+    let path = |name: &str| beneath::path_of(&home).join(name);
+    let put = |name: &str, mode, bytes: &[u8]| durable::replace_file(&path(name), bytes, mode);
+    put(inside::PROGRAM, 0o755, b"")?;
+    put(offline::SCRIPT, 0o755, offline::script().as_bytes())?;
+    for directory in [inside::ARCHIVES, offline::METHODS] {
+        let path = path(directory);
+        fs::create_dir_all(&path).map_err(RehearsalError::path("create", &path))?;
+    }
+    for (name, target) in offline::methods() {
+        let link = path(offline::METHODS).join(name);
+        symlink(target, &link).map_err(RehearsalError::path("create", &link))?;
+    }
+    let parts_of_apt = below(&top, Path::new("etc/apt/apt.conf.d"))?;
+    let conf = beneath::path_of(&parts_of_apt).join(offline::CONF);
+    durable::replace_file(&conf, offline::configuration().as_bytes(), 0o644)?;
+    copy_lists(parts.lists, &below(&top, Path::new("var/lib/apt/lists"))?)?;
+    let bind = |from: &Path, name: &str| Bind {
+        from: from.to_owned(),
+        to: Path::new(inside::HOME).join(name),
+        writable: false,
+    };
+    clone.binds.push(bind(parts.program, inside::PROGRAM));
+    clone.binds.push(bind(parts.archives, inside::ARCHIVES));
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    File::open(path).map(OwnedFd::from).map_err(RehearsalError::path("open", path))
+}
+
+/// A directory below the clone's root; what of it is missing is made.
+fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let mut so_far = PathBuf::new();
+    for part in path.components() {
+        so_far.push(part);
+        match rustix::fs::mkdirat(top, &so_far, rustix::fs::Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(RehearsalError::path("create", so_far)(errno.into())),
+        }
+    }
+    beneath::directory(top, path).map_err(|errno| RehearsalError::path("open", path)(errno.into()))
+}
+
+fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
+    let etc = below(top, Path::new("etc"))?;
+    let Ok((file, _)) = beneath::regular(&etc, table.as_ref()) else { return Ok(false) };
+    let path = beneath::path_of(&etc).join(table);
+    let text = io::read_to_string(file).map_err(RehearsalError::path("read", &path))?;
+    let quiet = quiet::without_entries(&text);
+    durable::replace_file(&path, quiet.as_bytes(), 0o644)?;
+    Ok(quiet != text)
+}
+
+fn empty(top: &OwnedFd, directory: &Path) -> Result<usize> {
+    let opened = match beneath::directory(top, directory) {
+        Err(errno) if beneath::is_none(errno) => return Ok(0),
+        opened => opened.map_err(|errno| RehearsalError::path("open", directory)(errno.into()))?,
+    };
+    let path = beneath::path_of(&opened);
+    let failed = || RehearsalError::path("empty", directory);
+    let mut count = 0;
+    for entry in fs::read_dir(&path).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let removed = match entry.file_type().map_err(failed())?.is_dir() {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        removed.map_err(failed())?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// apt in the clone finds the lists of the new release where it looks for them, and asks only whether they are still the newest.
+fn copy_lists(from: &Path, to: &OwnedFd) -> Result<()> {
+    let to = beneath::path_of(to);
+    for entry in fs::read_dir(from).map_err(RehearsalError::path("list", from))? {
+        let entry = entry.map_err(RehearsalError::path("list", from))?;
+        if entry.file_name() == "lock" || !entry.path().is_file() {
+            continue;
+        }
+        let target = to.join(entry.file_name());
+        fs::copy(entry.path(), &target).map_err(RehearsalError::path("copy", entry.path()))?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o644))
+            .map_err(RehearsalError::path("set the mode of", &target))?;
+        let time = entry.metadata().and_then(|facts| facts.modified());
+        time.and_then(|time| File::options().write(true).open(&target)?.set_modified(time))
+            .map_err(RehearsalError::path("set the time of", &target))?;
+    }
+    Ok(())
+}
+
+/// The names in a directory; none when it is not there.
+fn listed(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(RehearsalError::path("list", directory))?,
+    };
+    entries
+        .map(|entry| {
+            let entry = entry.map_err(RehearsalError::path("list", directory))?;
+            Ok(entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}

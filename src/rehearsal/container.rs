@@ -1,0 +1,232 @@
+//! The clone, running: a unit of its own with everything in it, and the way in.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::clone::{Bind, Clone};
+use super::inside::{self, Said};
+use super::names::Names;
+use super::network::Network;
+use super::{RehearsalError, Result};
+use crate::system::exec::Exec;
+use crate::system::told_to_stop::ToldToStop;
+use crate::system::watched::{self, Watch};
+
+/// How long the clone may take to shut down in an orderly way; then it is killed.
+const STOP: &str = "TimeoutStopSec=120";
+
+/// What keeps production from feeling it: the least share of processors and disks whenever somebody else wants them, and the first
+/// to go when memory runs out. No device of the host, whatever is made in there.
+pub const LIMITS: [&str; 5] =
+    ["CPUWeight=1", "IOWeight=1", "OOMScoreAdjust=800", "TasksMax=16384", "DevicePolicy=closed"];
+
+/// A clone that runs.
+#[derive(Debug)]
+pub struct Running {
+    leader: u32,
+    program: PathBuf,
+}
+
+/// Boots the clone. Returns when its first process has been started.
+///
+/// # Errors
+/// When systemd or `systemd-nspawn` refuse.
+pub fn boot(
+    names: &Names,
+    clone: &Clone,
+    network: &Network,
+    masked: &[String],
+    program: &Path,
+) -> Result<Running> {
+    let failed = || RehearsalError::exec("boot the clone");
+    let mut start = Exec::new("systemd-run")
+        .map_err(failed())?
+        .args(["--quiet", "--collect", &format!("--unit={}", names.unit())])
+        .arg(format!("--description=Rehearsal {} of safe-upgrade", names.id()))
+        .args(["--setenv=SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1"]);
+    let own = ["Type=notify", "Delegate=yes", "KillMode=mixed", STOP, "DeviceAllow=char-pts rwm"];
+    for property in own.iter().chain(&LIMITS) {
+        start = start.arg(format!("--property={property}"));
+    }
+    let start = start
+        .arg("--")
+        .args(nspawn(names, clone, network)?)
+        .args(masked.iter().map(|unit| format!("systemd.mask={unit}")));
+    start.success().map_err(failed())?;
+    Ok(Running { leader: leader(names)?, program: program.to_owned() })
+}
+
+/// Shuts the clone down in an orderly way, and kills what does not go. Probes first.
+///
+/// # Errors
+/// When its unit is still there afterwards.
+pub fn stop(names: &Names) -> Result<()> {
+    let unit = names.unit();
+    if state(&unit)? == "inactive" {
+        return Ok(());
+    }
+    let systemctl = |words: &[&str]| {
+        Exec::new("systemctl")
+            .and_then(|exec| exec.args(words).output())
+            .map_err(RehearsalError::exec("stop the clone"))
+    };
+    systemctl(&["stop", &unit])?;
+    if !matches!(state(&unit)?.as_str(), "inactive" | "failed") {
+        systemctl(&["kill", "--signal=KILL", &unit])?;
+        systemctl(&["stop", &unit])?;
+    }
+    systemctl(&["reset-failed", &unit])?;
+    match state(&unit)?.as_str() {
+        "inactive" | "failed" => Ok(()),
+        other => Err(RehearsalError::Silent { stage: "stop", why: format!("{unit} is still {other}") }),
+    }
+}
+
+/// Whether the clone runs.
+///
+/// # Errors
+/// When systemd does not say.
+pub fn runs(names: &Names) -> Result<bool> {
+    Ok(state(&names.unit())? == "active")
+}
+
+/// The console of the clone, as the journal has it, for the logs.
+#[must_use]
+pub fn console(names: &Names) -> Vec<u8> {
+    let words = ["--no-pager", "--output=cat", &format!("--unit={}", names.unit())];
+    Exec::new("journalctl")
+        .and_then(|exec| exec.args(words).success())
+        .map_or_else(|_| Vec::new(), |output| output.stdout)
+}
+
+impl Running {
+    /// Runs one stage of this program inside and returns the last that it said.
+    ///
+    /// # Errors
+    /// When it cannot be started, falls silent, or ends without an answer.
+    pub fn stage(
+        &self,
+        stage: &'static str,
+        silence: Duration,
+        log: &Path,
+        stop: Option<&ToldToStop>,
+        told: &dyn Fn(f32, &str),
+    ) -> Result<Said> {
+        let mut heard = Vec::new();
+        let words = |fd: i32| {
+            let program = format!("{}/{}", inside::HOME, inside::PROGRAM);
+            let mut words = vec![inside::ENTER.to_owned(), self.leader.to_string(), program];
+            words.extend([inside::WORD.to_owned(), stage.to_owned(), fd.to_string()]);
+            words
+        };
+        let mut answer = None;
+        let ended = watched::run(
+            &self.program.to_string_lossy(),
+            words,
+            &[],
+            &Watch { log, silence, stop, input: None },
+            &mut |bytes| {
+                heard.extend_from_slice(bytes);
+                while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = heard.drain(..=end).collect();
+                    match serde_json::from_slice(&line) {
+                        Ok(Said::Progress { percent, text }) => told(percent, &text),
+                        Ok(said) => answer = Some(said),
+                        Err(error) => {
+                            tracing::warn!(%error, "the clone said something that was not understood")
+                        }
+                    }
+                }
+            },
+        );
+        let silent = |why: String| RehearsalError::Silent { stage, why };
+        let ended = ended.map_err(|error| silent(crate::error::chain(&error)))?;
+        match answer {
+            Some(said) if ended.well() => Ok(said),
+            _ => Err(silent(format!("it ended with {ended:?}; its log is {}", log.display()))),
+        }
+    }
+}
+
+/// The words of `systemd-nspawn`. Its own private network would have its other end in the host.
+fn nspawn(names: &Names, clone: &Clone, network: &Network) -> Result<Vec<String>> {
+    let tool = crate::system::exec::find_tool("systemd-nspawn").map_err(|_| missing())?;
+    let mut words: Vec<String> = vec![tool.to_string_lossy().into_owned()];
+    let fixed = ["--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"];
+    words.extend(fixed.map(str::to_owned));
+    words.extend(["--resolv-conf=off", "--timezone=off", "--drop-capability=CAP_MKNOD"].map(str::to_owned));
+    words.push(format!("--machine=rehearsal-{}", names.id()));
+    words.push(format!("--hostname={}", crate::system::identity::host_name()));
+    words.push(format!("--network-namespace-path={}", network.path));
+    words.push(format!("--directory={}", clone.root.display()));
+    words.extend(clone.binds.iter().map(bind));
+    Ok(words)
+}
+
+/// A colon or a backslash in a path would be read as something else.
+fn bind(bind: &Bind) -> String {
+    let quoted = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
+    let option = if bind.writable { "--bind" } else { "--bind-ro" };
+    format!("{option}={}:{}:norbind", quoted(&bind.from), quoted(&bind.to))
+}
+
+fn missing() -> RehearsalError {
+    RehearsalError::Impossible(
+        "systemd-nspawn is not installed, and the clone is booted by it: apt-get install systemd-container"
+            .into(),
+    )
+}
+
+/// Whether this machine has what a rehearsal needs.
+///
+/// # Errors
+/// [`RehearsalError::Impossible`] names what is missing.
+pub fn needed() -> Result<()> {
+    nspawn_tool()?;
+    for (tool, package) in [("ip", "iproute2"), ("nsenter", "util-linux"), ("systemd-run", "systemd")] {
+        crate::system::exec::find_tool(tool).map_err(|_| {
+            RehearsalError::Impossible(format!("{tool} is not installed: apt-get install {package}"))
+        })?;
+    }
+    Ok(())
+}
+
+fn nspawn_tool() -> Result<()> {
+    crate::system::exec::find_tool("systemd-nspawn").map(drop).map_err(|_| missing())
+}
+
+/// The process that is the first one inside: the only child of `systemd-nspawn`.
+fn leader(names: &Names) -> Result<u32> {
+    let silent = |why: String| RehearsalError::Silent { stage: "boot", why };
+    let main = show(&names.unit(), "MainPID")?;
+    let path = format!("/proc/{main}/task/{main}/children");
+    let children = std::fs::read_to_string(&path).map_err(RehearsalError::path("read", &path))?;
+    let mut pids = children.split_whitespace();
+    match (pids.next().and_then(|pid| pid.parse().ok()), pids.next()) {
+        (Some(pid), None) => Ok(pid),
+        _ => Err(silent(format!("systemd-nspawn (process {main}) has the children {children:?}"))),
+    }
+}
+
+fn state(unit: &str) -> Result<String> {
+    show(unit, "ActiveState")
+}
+
+fn show(unit: &str, property: &str) -> Result<String> {
+    let words = ["show", "--value", &format!("--property={property}"), unit];
+    let text = Exec::new("systemctl")
+        .and_then(|exec| exec.args(words).text())
+        .map_err(RehearsalError::exec("ask systemd about the clone"))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colon_in_a_path_is_part_of_it() {
+        let one = Bind { from: "/srv/a:b".into(), to: "/srv/a:b".into(), writable: false };
+        assert_eq!(bind(&one), "--bind-ro=/srv/a\\:b:/srv/a\\:b:norbind");
+    }
+}

@@ -1,0 +1,347 @@
+//! The whole rehearsal: clone, boot, look, upgrade, boot, compare; then everything is taken away again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::clone::{self, Clone, Parts};
+use super::container::{self, Running};
+use super::inside::{self, Said, Task, Upgraded};
+use super::made::{self, Made};
+use super::names::Names;
+use super::network::{self, Network};
+use super::record::{Kept, Outcome, RehearsalRecord, Timings, VERSION};
+use super::sweep::{self, Claim};
+use super::{RehearsalError, Result};
+use crate::conffiles::policy::Policy;
+use crate::health::baseline::Baseline;
+use crate::health::checks::{CheckConfig, CheckResult};
+use crate::health::diff::ChangeKind;
+use crate::health::report::HealthReport;
+use crate::snapshot::TopLevel;
+use crate::snapshot::layout::Layout;
+use crate::system::durable;
+use crate::system::exec::tail;
+use crate::system::identity;
+use crate::system::span::Span;
+use crate::system::told_to_stop::ToldToStop;
+
+/// More than the stages' own patience, so that they can say themselves that something fell silent.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A functional test: a program of the host that is told where the clone is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FunctionalTest {
+    /// Its name in reports.
+    pub name: String,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take.
+    pub timeout: Span,
+}
+
+/// What is to be rehearsed, and how.
+#[derive(Debug)]
+pub struct Script<'s> {
+    /// The id.
+    pub names: Names,
+    /// The machine.
+    pub layout: &'s Layout,
+    /// The directory of rehearsals.
+    pub rehearsals: &'s Path,
+    /// The packages of the new release.
+    pub archives: &'s Path,
+    /// The package lists of the new release.
+    pub lists: &'s Path,
+    /// The packages of this machine ([`crate::release::package_state`]).
+    pub package_state: String,
+    /// From codename to codename.
+    pub hop: (String, String),
+    /// The checks of the operator that take part.
+    pub checks: Vec<CheckConfig>,
+    /// Units that go by another name on the new release.
+    pub renames: BTreeMap<String, String>,
+    /// What is done about configuration files.
+    pub policy: Policy,
+    /// Where the recorded answers lie.
+    pub answers: &'s Path,
+    /// How long services may take to start.
+    pub settle: Span,
+    /// How long the package tools may be silent.
+    pub silence: Span,
+    /// How long a run would soak.
+    pub soak: Span,
+    /// What is asked of the clone from outside.
+    pub tests: &'s [FunctionalTest],
+    /// Whether the upgraded clone is left running.
+    pub keep: bool,
+    /// Ends it when told.
+    pub stop: Option<&'s ToldToStop>,
+}
+
+/// Rehearses, and takes everything away again unless it shall stay.
+///
+/// # Errors
+/// When something could not be done or found out. Everything is taken away then too; what cannot be is left for [`sweep::sweep`].
+pub fn play(script: &Script<'_>, _: &Claim, told: &dyn Fn(f32, &str)) -> Result<RehearsalRecord> {
+    container::needed()?;
+    let directory = made::directory(script.rehearsals, &script.names);
+    let boot = identity::boot_id()
+        .map_err(|error| RehearsalError::Silent { stage: "begin", why: crate::error::chain(&error) })?;
+    let made = Made { id: script.names.id().to_owned(), keep: false, boot };
+    made::write(&directory, &made)?;
+    let played = perform(script, &directory, told);
+    keep_console(&directory, &script.names);
+    let stays = script.keep && played.as_ref().is_ok_and(|record| record.kept.is_some());
+    if stays {
+        made::write(&directory, &Made { keep: true, ..made })?;
+        return played;
+    }
+    told(98.0, "taking the clone away");
+    let removed = sweep::remove(script.rehearsals, &script.names);
+    let record = played?;
+    removed.map(|()| record)
+}
+
+/// What is known as the rehearsal goes on.
+struct Seen {
+    timings: Timings,
+    failed: Vec<String>,
+    noted: Vec<String>,
+}
+
+fn perform(script: &Script<'_>, directory: &Path, told: &dyn Fn(f32, &str)) -> Result<RehearsalRecord> {
+    let whole = Instant::now();
+    let mut seen = Seen { timings: Timings::default(), failed: Vec::new(), noted: Vec::new() };
+    seen.timings.soak = script.soak.duration().as_secs();
+    told(1.0, "cloning the root");
+    let started = Instant::now();
+    let (clone, network, program) = set_the_stage(script, directory)?;
+    seen.timings.clone = seconds(started);
+
+    told(5.0, "booting the clone as it is");
+    let started = Instant::now();
+    let running = enter(script, &clone, &network, &program, None)?;
+    let (before, checks, tests) = look(script, directory, &running, &network)?;
+    seen.timings.first_boot = seconds(started);
+
+    told(15.0, "upgrading the clone");
+    let started = Instant::now();
+    let upgraded = upgrade(script, directory, &running, told)?;
+    seen.timings.upgrade = seconds(started);
+    drop(clone::take_out(&clone, inside::APT_LOG, &directory.join("apt.log")));
+    seen.failed.extend(upgraded.failures.iter().map(|why| format!("the upgrade is not complete: {why}")));
+
+    told(80.0, "rebooting the clone");
+    let started = Instant::now();
+    container::stop(&script.names)?;
+    seen.timings.shutdown = seconds(started);
+    let mut lost = Vec::new();
+    if upgraded.failures.is_empty() {
+        told(85.0, "comparing the upgraded clone with what it was");
+        let started = Instant::now();
+        let running = enter(script, &clone, &network, &program, Some(before))?;
+        let report = compare(script, directory, &running)?;
+        lost = services_lost(&report);
+        judge(&report, &checks, &mut seen);
+        judge_tests(&tests, &functional(script, &network)?, &mut seen);
+        seen.timings.second_boot = seconds(started);
+    }
+    seen.timings.whole = seconds(whole);
+    let keeps = script.keep && container::runs(&script.names)?;
+    let kept = keeps.then(|| Kept {
+        unit: script.names.unit(),
+        address: network.address.clone(),
+        network: network.tests.clone(),
+    });
+    Ok(record(script, directory, (seen, upgraded, lost, clone), kept))
+}
+
+fn set_the_stage(script: &Script<'_>, directory: &Path) -> Result<(Clone, Network, PathBuf)> {
+    let program = directory.join(inside::PROGRAM);
+    let own = std::fs::read("/proc/self/exe").map_err(RehearsalError::path("read", "/proc/self/exe"))?;
+    durable::replace_file(&program, &own, 0o755)?;
+    let top = TopLevel::open(Path::new("/"))
+        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
+    let parts = Parts {
+        layout: script.layout,
+        program: &program,
+        archives: script.archives,
+        lists: script.lists,
+        directory,
+    };
+    let clone = clone::make(&top, &script.names, &parts)?;
+    let network = network::make(&script.names)?;
+    Ok((clone, network, program))
+}
+
+fn enter(
+    script: &Script<'_>,
+    clone: &Clone,
+    network: &Network,
+    program: &Path,
+    before: Option<Baseline>,
+) -> Result<Running> {
+    let task = Task {
+        from: script.hop.0.clone(),
+        to: script.hop.1.clone(),
+        settle: script.settle,
+        silence: script.silence,
+        renames: script.renames.clone(),
+        checks: script.checks.clone(),
+        policy: script.policy.clone(),
+        answers: script.answers.to_owned(),
+        before,
+    };
+    let text = serde_json::to_vec(&task)
+        .map_err(|error| RehearsalError::path("write", inside::TASK)(error.into()))?;
+    clone::put(clone, inside::TASK, &text)?;
+    container::boot(&script.names, clone, network, &clone::masked(clone)?, program)
+}
+
+type Tested = Vec<(String, std::result::Result<(), String>)>;
+
+fn look(
+    script: &Script<'_>,
+    directory: &Path,
+    running: &Running,
+    network: &Network,
+) -> Result<(Baseline, Vec<CheckResult>, Tested)> {
+    let silence = script.settle.duration() + PATIENCE;
+    let said =
+        running.stage(inside::LOOK, silence, &directory.join("stages.log"), script.stop, &|_, _| {})?;
+    let Said::Looked { baseline, checks, boot } = said else { return Err(unexpected(inside::LOOK)) };
+    tracing::info!(%boot, "the clone has booted");
+    if let Ok(bytes) = baseline.encode() {
+        durable::replace_file(&directory.join("baseline.json"), &bytes, 0o600)?;
+    }
+    Ok((*baseline, checks, functional(script, network)?))
+}
+
+fn upgrade(
+    script: &Script<'_>,
+    directory: &Path,
+    running: &Running,
+    told: &dyn Fn(f32, &str),
+) -> Result<Upgraded> {
+    let silence = script.silence.duration() + PATIENCE;
+    let forward = |percent: f32, text: &str| told(15.0 + percent * 0.6, text);
+    match running.stage(inside::UPGRADE, silence, &directory.join("stages.log"), script.stop, &forward)? {
+        Said::Upgraded(upgraded) => Ok(upgraded),
+        _ => Err(unexpected(inside::UPGRADE)),
+    }
+}
+
+fn compare(script: &Script<'_>, directory: &Path, running: &Running) -> Result<HealthReport> {
+    let silence = script.settle.duration() * 2 + PATIENCE;
+    match running.stage(inside::COMPARE, silence, &directory.join("stages.log"), script.stop, &|_, _| {})? {
+        Said::Compared { report } => Ok(*report),
+        _ => Err(unexpected(inside::COMPARE)),
+    }
+}
+
+fn functional(script: &Script<'_>, network: &Network) -> Result<Tested> {
+    script
+        .tests
+        .iter()
+        .map(|test| {
+            let output = network::test(network, &test.argv, test.timeout.duration())?;
+            let well = output.status.success();
+            let words = || {
+                format!("it ended with {}: {}", output.status, tail(&[output.stdout, output.stderr].concat()))
+            };
+            Ok((test.name.clone(), if well { Ok(()) } else { Err(words()) }))
+        })
+        .collect()
+}
+
+fn unexpected(stage: &'static str) -> RehearsalError {
+    RehearsalError::Silent { stage, why: "it answered something else".into() }
+}
+
+/// A check that did not pass before the upgrade either says nothing about it.
+fn judge(report: &HealthReport, before: &[CheckResult], seen: &mut Seen) {
+    let failed_before = |name: &str| before.iter().any(|check| check.name == name && !check.passed);
+    for check in before.iter().filter(|check| !check.passed) {
+        seen.noted.push(format!(
+            "the check {} does not pass in the clone before the upgrade: {}",
+            check.name, check.detail
+        ));
+    }
+    for check in report.checks.iter().filter(|check| !check.passed && !failed_before(&check.name)) {
+        let sentence = crate::health::report::sentence(check);
+        if check.required { seen.failed.push(sentence) } else { seen.noted.push(sentence) }
+    }
+    for change in &report.changes {
+        let list = if change.is_required() { &mut seen.failed } else { &mut seen.noted };
+        list.push(change.sentence.clone());
+    }
+    // What is in neither list: the boot itself, or that nothing was looked at.
+    let known: Vec<String> = report.checks.iter().map(crate::health::report::sentence).collect();
+    for sentence in &report.required_failed {
+        if !known.contains(sentence) && !seen.failed.contains(sentence) {
+            seen.failed.push(sentence.clone());
+        }
+    }
+}
+
+fn judge_tests(before: &Tested, after: &Tested, seen: &mut Seen) {
+    for ((name, then), (_, now)) in before.iter().zip(after) {
+        match (then, now) {
+            (Err(why), _) => seen
+                .noted
+                .push(format!("the test {name} does not pass in the clone before the upgrade: {why}")),
+            (Ok(()), Err(why)) => seen.failed.push(format!("the test {name} does not pass any more: {why}")),
+            (Ok(()), Ok(())) => {}
+        }
+    }
+}
+
+fn services_lost(report: &HealthReport) -> Vec<String> {
+    let units = [ChangeKind::Unit, ChangeKind::FailedUnit, ChangeKind::Enablement];
+    let lost = report.changes.iter().filter(|change| change.is_required() && units.contains(&change.kind));
+    let mut names: Vec<String> = lost.map(|change| change.name.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn record(
+    script: &Script<'_>,
+    directory: &Path,
+    (seen, upgraded, services_lost, clone): (Seen, Upgraded, Vec<String>, Clone),
+    kept: Option<Kept>,
+) -> RehearsalRecord {
+    RehearsalRecord {
+        version: VERSION,
+        id: script.names.id().to_owned(),
+        from: script.hop.0.clone(),
+        to: script.hop.1.clone(),
+        outcome: if seen.failed.is_empty() { Outcome::Passed } else { Outcome::Failed },
+        ended: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
+        package_state: script.package_state.clone(),
+        timings: seen.timings,
+        predicted_outage: seen.timings.outage(),
+        failed: seen.failed,
+        noted: seen.noted,
+        services_lost,
+        prompts: upgraded.prompts,
+        questions: upgraded.questions,
+        packages: upgraded.packages,
+        volumes: clone.volumes,
+        held: clone.held,
+        limits: container::LIMITS.map(str::to_owned).to_vec(),
+        logs: directory.to_owned(),
+        answers: None,
+        kept,
+    }
+}
+
+fn seconds(since: Instant) -> u64 {
+    since.elapsed().as_secs()
+}
+
+/// For whoever asks why; without it the answer is shorter, not wrong.
+fn keep_console(directory: &Path, names: &Names) {
+    drop(std::fs::write(directory.join("console.log"), container::console(names)));
+}

@@ -1,0 +1,182 @@
+//! Removing what rehearsals have left behind: the unit with its processes, mounts, the network, the clones. What is there is found by
+//! names that derive from ids, and by nothing else; each part is looked for first, so it may be cut off and begun again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::names::{self, Names};
+use super::{RehearsalError, Result, clone, container, inside, made, network};
+use crate::snapshot::TopLevel;
+use crate::system::exec::Exec;
+use crate::system::identity;
+use crate::system::lock::{ExclusiveLock, LockError};
+
+/// The name of the lock in the directory of rehearsals: whoever holds it rehearses, or sweeps.
+const LOCK: &str = "lock";
+
+/// What of a rehearsal's directory goes with its clone; the logs stay.
+const VOLUMES: &str = "volumes";
+
+/// How many rehearsals keep their logs.
+const KEPT_LOGS: usize = 5;
+
+/// The right to rehearse, and to remove what another rehearsal has left.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: ExclusiveLock,
+}
+
+impl Claim {
+    /// Takes it; `None` while somebody else rehearses.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub fn take(rehearsals: &Path) -> Result<Option<Self>> {
+        crate::system::durable::private_directory(rehearsals)?;
+        match ExclusiveLock::try_acquire(&rehearsals.join(LOCK)) {
+            Ok(lock) => Ok(Some(Self { _lock: lock })),
+            Err(LockError::Held(_)) => Ok(None),
+            Err(error) => Err(RehearsalError::Silent { stage: "lock", why: crate::error::chain(&error) }),
+        }
+    }
+}
+
+/// Removes everything that rehearsals have left behind, but for a clone that was kept and still runs. Returns the ids of what was removed.
+///
+/// # Errors
+/// When something cannot be removed; it is found again by the next call.
+pub fn sweep(rehearsals: &Path, _: &Claim) -> Result<Vec<String>> {
+    let mut swept = Vec::new();
+    for names in found(rehearsals)? {
+        if is_kept(rehearsals, &names)? {
+            continue;
+        }
+        remove(rehearsals, &names)?;
+        swept.push(names.id().to_owned());
+    }
+    forget_old_logs(rehearsals)?;
+    Ok(swept)
+}
+
+/// The clones that were kept and run.
+///
+/// # Errors
+/// When it cannot be found out.
+pub fn kept(rehearsals: &Path) -> Result<Vec<Names>> {
+    let mut kept = Vec::new();
+    for names in noted(rehearsals)? {
+        if is_kept(rehearsals, &names)? {
+            kept.push(names);
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes everything of one rehearsal but its logs.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(rehearsals: &Path, names: &Names) -> Result<()> {
+    container::stop(names)?;
+    clone::unmount_below(&names.mounts())?;
+    remove_tree(&names.mounts())?;
+    network::remove(names)?;
+    let top = TopLevel::open(Path::new("/"))
+        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
+    let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
+    for volume in volumes.iter().filter(|volume| names::of_volume(&volume.name).as_ref() == Some(names)) {
+        top.delete_with_nested(&volume.name, volume.uuid)
+            .map_err(RehearsalError::snapshot("delete a clone"))?;
+    }
+    let directory = made::directory(rehearsals, names);
+    remove_tree(&directory.join(VOLUMES))?;
+    crate::system::durable::remove_file(&directory.join(inside::PROGRAM))?;
+    made::forget(&directory)
+}
+
+/// Every rehearsal of which anything is there.
+fn found(rehearsals: &Path) -> Result<BTreeSet<Names>> {
+    let mut all: BTreeSet<Names> = noted(rehearsals)?.into_iter().collect();
+    for (place, of) in [
+        (names::MOUNTS, names::of_mounts as fn(&str) -> Option<Names>),
+        (names::NETWORKS, names::of_network as fn(&str) -> Option<Names>),
+    ] {
+        all.extend(listed(Path::new(place))?.iter().filter_map(|name| of(name)));
+    }
+    let top = TopLevel::open(Path::new("/"))
+        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
+    let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
+    all.extend(volumes.iter().filter_map(|volume| names::of_volume(&volume.name)));
+    all.extend(units()?);
+    Ok(all)
+}
+
+/// Those that wrote down what they made, and did not take it back.
+fn noted(rehearsals: &Path) -> Result<Vec<Names>> {
+    let mut noted = Vec::new();
+    for names in listed(rehearsals)?.iter().filter_map(|name| Names::new(name)) {
+        if made::read(&made::directory(rehearsals, &names))?.is_some() {
+            noted.push(names);
+        }
+    }
+    Ok(noted)
+}
+
+/// A clone that somebody wants, in the boot in which it was wanted, while it runs.
+fn is_kept(rehearsals: &Path, names: &Names) -> Result<bool> {
+    let Some(made) = made::read(&made::directory(rehearsals, names))? else { return Ok(false) };
+    let boot = identity::boot_id()
+        .map_err(|error| RehearsalError::Silent { stage: "sweep", why: crate::error::chain(&error) })?;
+    Ok(made.keep && made.boot == boot && container::runs(names)?)
+}
+
+fn units() -> Result<Vec<Names>> {
+    let words =
+        ["list-units", "--all", "--plain", "--no-legend", "--full", "safe-upgrade-rehearsal-*.service"];
+    let text = Exec::new("systemctl")
+        .and_then(|exec| exec.args(words).text())
+        .map_err(RehearsalError::exec("list the units of rehearsals"))?;
+    Ok(text.lines().filter_map(|line| names::of_unit(line.split_whitespace().next()?)).collect())
+}
+
+/// Removes a directory that nothing is mounted below: it was just unmounted, and this goes into no other filesystem.
+fn remove_tree(directory: &Path) -> Result<()> {
+    let table = crate::system::mounts::read()?;
+    if let Some(mount) = table.iter().find(|mount| mount.point.starts_with(directory)) {
+        let still = io::Error::other("something is still mounted there");
+        return Err(RehearsalError::path("remove", &mount.point)(still));
+    }
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RehearsalError::path("remove", directory)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The logs of the last few rehearsals are kept.
+fn forget_old_logs(rehearsals: &Path) -> Result<()> {
+    let mut all: Vec<Names> = listed(rehearsals)?.iter().filter_map(|name| Names::new(name)).collect();
+    all.sort();
+    let many = all.len().saturating_sub(KEPT_LOGS);
+    for names in &all[..many] {
+        let directory = made::directory(rehearsals, names);
+        if made::read(&directory)?.is_none() {
+            remove_tree(&directory)?;
+        }
+    }
+    Ok(())
+}
+
+fn listed(directory: &Path) -> Result<Vec<String>> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| {
+                entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            })
+            .map_err(RehearsalError::path("list", directory)),
+    }
+}

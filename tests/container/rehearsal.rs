@@ -1,0 +1,162 @@
+//! Rehearsals on a real machine: the container of the lab boots a clone of itself in a container of its own.
+
+use std::time::Duration;
+
+use safe_upgrade::system::exec::Output;
+use serde_json::Value;
+
+use super::lab::Timer;
+use super::lab::product::SERVER;
+use super::{assert_untouched, lab, machine, release, settled};
+
+/// What boots the clone; a server installs it when it wants to rehearse.
+const NSPAWN: &str = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container";
+
+/// A site in PHP whose interpreter was installed by its version, without the metapackage that would bring the next one.
+const PHP_SITE: &str = "apt-get -qy install --no-install-recommends php8.2-fpm && \
+    printf '<?php echo \"php works\";' >/srv/www/shop.php && \
+    printf 'server { listen 127.0.0.1:8081; root /srv/www; location ~ \\\\.php$ { include snippets/fastcgi-php.conf; \
+    fastcgi_pass unix:/run/php/php8.2-fpm.sock; } }\\n' >/etc/nginx/sites-enabled/shop && \
+    systemctl restart nginx php8.2-fpm";
+
+const PHP_CHECK: &str = r#"
+[[health.check]]
+name = "shop"
+kind = "http"
+url = "http://127.0.0.1:8081/shop.php"
+body = "php works"
+"#;
+
+/// Sees from outside that the clone is there, and that nothing else is.
+const TESTS: &str = r#"
+[[rehearsal.test]]
+name = "reached"
+argv = ["/bin/bash", "-c", "echo >/dev/tcp/$SAFE_UPGRADE_TEST_HOST/22 || test $(ip -o link | wc -l) = 2"]
+"#;
+
+/// Everything that a rehearsal makes, counted, with what must be there when nothing of it is left.
+const LEFT: &str = "echo $(systemctl list-units --all --plain --no-legend 'safe-upgrade-rehearsal-*' | wc -l) \
+    $(ls /run/netns 2>/dev/null | wc -l) $(grep -c rehearsal- /proc/self/mountinfo) \
+    $(ls -d /run/safe-upgrade/rehearsal-* 2>/dev/null | wc -l) $(btrfs subvolume list / | grep -c rehearsal-) \
+    $(ls /var/lib/safe-upgrade/rehearsals/*/made.json 2>/dev/null | wc -l) \
+    $(pgrep -c -f 'machine=rehearsal|rehearsal-[s]tage')";
+
+const NOTHING: &str = "0 0 0 0 0 0 0\n";
+
+/// Fetching, a boot, an upgrade and a boot on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// From the machine's own words on stderr: each is said before what it names begins.
+const POINTS: [&str; 5] = [
+    "cloning the root",
+    "booting the clone",
+    "upgrading the clone",
+    "minimal upgrade: Unpacking",
+    "comparing the upgraded clone",
+];
+
+fn record(output: &Output) -> Value {
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    told["rehearsal"].clone()
+}
+
+#[test]
+fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
+    if lab::skipped("container_rehearsal_names_the_dead_site_that_systemd_calls_running") {
+        return;
+    }
+    let timer = Timer::start();
+    let machine = machine("rehearse-php", PHP_CHECK);
+    machine.sh(NSPAWN).unwrap();
+    machine.sh(PHP_SITE).unwrap();
+    timer.lap("machine with a site in PHP");
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    timer.lap("rehearsal");
+    let record = record(&rehearsed);
+    assert_eq!(rehearsed.status.code(), Some(3), "{record:#}");
+    assert_eq!(record["outcome"], "failed", "{record:#}");
+    let lost = record["services_lost"].to_string();
+    assert!(lost.contains("php8.2-fpm.service"), "{record:#}");
+    assert!(record["failed"].to_string().contains("check shop"), "{record:#}");
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    assert_untouched(&machine);
+    assert!(machine.sh("systemctl is-active php8.2-fpm").is_ok());
+    // What has failed is no evidence: a run that wants one is refused.
+    let config = format!("{SERVER}{PHP_CHECK}\n[rehearsal]\nmode = \"required\"\n");
+    machine.write(lab::product::CONFIG, 0o600, config.as_bytes()).unwrap();
+    let mut run = machine.start_run().unwrap();
+    let ended = settled(&machine, &mut run);
+    assert_eq!(ended.state, "Refused", "{ended:?}");
+    assert!(ended.why.contains("the last rehearsal failed"), "{ended:?}");
+    assert_untouched(&machine);
+}
+
+#[test]
+fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
+    if lab::skipped("container_healthy_rehearsal_is_the_evidence_of_a_run") {
+        return;
+    }
+    let timer = Timer::start();
+    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}"));
+    machine.sh(NSPAWN).unwrap();
+    timer.lap("machine");
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    timer.lap("rehearsal");
+    let record = record(&rehearsed);
+    assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
+    assert!(record["predicted_outage"].as_u64().unwrap() > 5, "{record:#}");
+    assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    assert_untouched(&machine);
+    let mut run = machine.start_run().unwrap();
+    let ended = settled(&machine, &mut run);
+    timer.lap("run");
+    assert_eq!(ended.state, "Committed", "{ended:?}");
+    assert_eq!(release(&machine), "trixie");
+    let status = machine.sh("safe-upgrade status").unwrap();
+    assert!(status.contains(record["id"].as_str().unwrap()), "{status}");
+    assert!(status.contains("\noutage    "), "{status}");
+}
+
+#[test]
+fn container_killed_rehearsal_leaves_nothing_after_a_sweep() {
+    if lab::skipped("container_killed_rehearsal_leaves_nothing_after_a_sweep") {
+        return;
+    }
+    let machine = machine("rehearse-killed", "");
+    machine.sh(NSPAWN).unwrap();
+    for point in POINTS {
+        let log = "/root/rehearse.log";
+        machine.write(log, 0o600, b"").unwrap();
+        let mut command = machine
+            .start(&["sh", "-c", &format!("exec safe-upgrade rehearse --to trixie >{log} 2>&1")])
+            .unwrap();
+        machine.wait_for_text(log, 0, point, PATIENCE).unwrap();
+        machine.sh("pkill -KILL -f '^safe-upgrade rehearse --to'").unwrap();
+        assert_ne!(command.wait().unwrap(), Some(0), "{point}: it had ended before");
+        let left = machine.sh(LEFT).unwrap();
+        assert_ne!(left, NOTHING, "{point}: nothing was there to be removed");
+        machine.sh("safe-upgrade rehearse --end").unwrap();
+        assert_eq!(machine.sh(LEFT).unwrap(), NOTHING, "{point}, after {left}");
+        assert!(machine.sh("ls /var/lib/safe-upgrade/rehearsal.json").is_err(), "{point}");
+    }
+    // And what a boot finds, its unit removes.
+    machine.start(&["safe-upgrade", "rehearse", "--to", "trixie"]).unwrap();
+    let made = "for n in $(seq 600); do ls /run/netns/*rehearsal*test >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1";
+    machine.sh(made).unwrap();
+    machine.pull_plug().unwrap();
+    machine.boot().unwrap();
+    let swept = format!(
+        "for n in $(seq 300); do test \"$({LEFT})\" = '{}' && exit; sleep 0.2; done; exit 1",
+        NOTHING.trim()
+    );
+    machine.sh(&swept).unwrap();
+    assert_untouched_but_rebooted(&machine);
+}
+
+fn assert_untouched_but_rebooted(machine: &lab::Machine) {
+    assert_eq!(release(machine), "bookworm");
+    assert_eq!(machine.sh("grep -rl trixie /etc/apt || true").unwrap(), "");
+    assert!(super::serves_the_site(machine));
+}
