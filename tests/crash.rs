@@ -171,7 +171,7 @@ fn every_moment_twice_in_every_world() {
         })
         .sum();
     println!("{schedules} schedules");
-    assert_eq!(schedules, 2 * 55 * u64::from(MOMENTS) * u64::from(MOMENTS));
+    assert_eq!(schedules, 2 * 58 * u64::from(MOMENTS) * u64::from(MOMENTS));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::evidence::Plan;
 use crate::journal::Frame;
 use crate::machine::Record;
 use crate::places::StateDirectory;
-use crate::rehearsal::record;
+use crate::rehearsal::record::{self, Outcome};
 
 /// Seconds for each installed package where nothing better is known: 199 packages took 179 s on two busy processors.
 const SECONDS_PER_PACKAGE: u64 = 1;
@@ -34,11 +34,11 @@ pub(super) struct Measured {
     pub(super) rebooting: u64,
 }
 
-/// From the last rehearsal of the same way; else from the last run; else an estimate.
+/// From the last rehearsal of the same way that passed; else from the last run; else an estimate.
 pub(super) fn predict(places: &StateDirectory, plan: &Plan, frames: &[Frame], soak: u64) -> Predicted {
-    // What cannot be read predicts nothing; whether it counts as a proof is judged elsewhere.
+    // In one that failed, what was lost was waited for. What cannot be read predicts nothing; whether it counts as a proof is judged elsewhere.
     let rehearsed = record::read(places.path()).ok().flatten();
-    if let Some(last) = rehearsed.filter(|last| last.timings.second_boot > 0)
+    if let Some(last) = rehearsed.filter(|last| last.outcome == Outcome::Passed)
         && (&last.from, &last.to) == (&plan.from.codename, &plan.to.codename)
     {
         return Predicted { seconds: last.predicted_outage, from: format!("from the rehearsal {}", last.id) };

@@ -39,7 +39,7 @@ const LEFT: &str = "echo $(systemctl list-units --all --plain --no-legend 'safe-
     $(ls /run/netns 2>/dev/null | wc -l) $(grep -c rehearsal- /proc/self/mountinfo) \
     $(ls -d /run/safe-upgrade/rehearsal-* 2>/dev/null | wc -l) $(btrfs subvolume list / | grep -c rehearsal-) \
     $(ls /var/lib/safe-upgrade/rehearsals/*/made.json 2>/dev/null | wc -l) \
-    $(pgrep -c -f 'machine=rehearsal|rehearsal-[s]tage')";
+    $(pgrep -c -f 'machine=[r]ehearsal|rehearsal-[s]tage')";
 
 const NOTHING: &str = "0 0 0 0 0 0 0\n";
 
