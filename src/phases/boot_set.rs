@@ -10,7 +10,7 @@ use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::boot::space::{self, Needed};
 use crate::boot::systemd_boot::{self, Places};
 use crate::driver::Trouble;
-use crate::evidence::{BootMember, Finding, RestoredMember, Severity};
+use crate::evidence::{BootMember, FallbackMethod, Finding, Plan, RestoredMember, Severity};
 use crate::manifest::verdict::Difference;
 use crate::system::show;
 
@@ -98,13 +98,10 @@ pub(super) fn copies(machine: &Machine, captured: &Captured) -> Copies {
 }
 
 /// Brings all of it back, and compares every byte. Repeatable; durable when it returns.
-pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<RestoredMember>> {
+pub(super) fn restore(machine: &Machine, plan: &Plan, captured: &Captured) -> Result<Vec<RestoredMember>> {
     let mut options = RestoreOptions::default();
-    let run = machine.names.run();
     for member in &captured.members {
-        let last: &[&str] = if member.name == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
-        let last = last_of_systemd_boot(run).into_iter().chain(last.iter().map(PathBuf::from));
-        options.last.insert(member.name.clone(), last.collect());
+        options.last.insert(member.name.clone(), last_of(&member.name, plan));
     }
     let restored =
         set::restore(&directory(machine), &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
@@ -118,10 +115,14 @@ pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<Rest
     Ok(members.chain(code).collect())
 }
 
-/// The pin of our entry, the entry, and what it boots.
-fn last_of_systemd_boot(run: &str) -> [PathBuf; 3] {
-    let entry = Path::new(systemd_boot::ENTRIES).join(systemd_boot::old_entry(run));
-    [PathBuf::from(systemd_boot::LOADER_CONF), entry, PathBuf::from(systemd_boot::DIRECTORY)]
+/// What of a member comes last: with systemd-boot the pin of our entry, the entry, and what it boots.
+fn last_of(member: &str, plan: &Plan) -> Vec<PathBuf> {
+    let grub: &[&str] = if member == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
+    if plan.promise.method != FallbackMethod::LoaderOneShot {
+        return grub.iter().map(PathBuf::from).collect();
+    }
+    let entry = Path::new(systemd_boot::ENTRIES).join(systemd_boot::old_entry(plan.run.as_str()));
+    vec![PathBuf::from(systemd_boot::LOADER_CONF), entry, PathBuf::from(systemd_boot::DIRECTORY)]
 }
 
 /// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
