@@ -128,7 +128,14 @@ fn last_of(member: &str, plan: &Plan) -> Vec<PathBuf> {
 /// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
 pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    if let BootPlace::Separate(partition) = &layout.boot {
+    let places = match &layout.loader {
+        Loader::SystemdBoot(_) => Places::of(layout),
+        _ => None,
+    };
+    let volumes = places.as_ref().map_or_else(|| Ok(Vec::new()), Places::stock).map_err(trouble)?;
+    if let BootPlace::Separate(partition) = &layout.boot
+        && !volumes.iter().any(|(volume, _)| *volume == partition.point)
+    {
         let kernels = match kernels::bootable(Path::new("/boot"), Path::new("/")) {
             Ok(kernels) => kernels,
             Err(error) => return Ok(vec![super::store::unknown("the kernels in /boot", &error)]),
@@ -139,13 +146,14 @@ pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
         let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd);
         findings.extend(shortage(&space::needed(&pairs, NEW_KERNELS, kept.copied()), &partition.point)?);
     }
-    if let (Loader::SystemdBoot(_), Some(places)) = (&layout.loader, Places::of(layout)) {
-        for (volume, pairs) in places.stock().map_err(trouble)? {
-            let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).copied();
-            let fresh = if pairs.is_empty() { 0 } else { NEW_KERNELS };
-            findings.extend(shortage(&space::needed(&pairs, fresh, kept), &volume)?);
-        }
-    } else if let Some(esp) = &layout.esp {
+    for (volume, pairs) in &volumes {
+        let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).copied();
+        // In a /boot that the boot loader reads itself, each kernel lies twice: as its package and as kernel-install put it there.
+        let copies = if volume == Path::new("/boot") { 2 } else { 1 };
+        let fresh = if pairs.is_empty() { 0 } else { NEW_KERNELS * copies };
+        findings.extend(shortage(&space::needed(pairs, fresh, kept), volume)?);
+    }
+    if let (Some(esp), None) = (&layout.esp, &places) {
         findings.extend(shortage(&space::needed_on_esp(LOADER_BYTES), &esp.point)?);
     }
     Ok(findings)
