@@ -10,7 +10,7 @@ use crate::boot::set::{self, Captured, Member, RestoreOptions};
 use crate::boot::space::{self, Needed};
 use crate::boot::systemd_boot::{self, Places};
 use crate::driver::Trouble;
-use crate::evidence::{BootMember, RestoredMember};
+use crate::evidence::{BootMember, FallbackMethod, Plan, RestoredMember};
 use crate::finding::Finding;
 use crate::manifest::verdict::Difference;
 use crate::system::show;
@@ -99,13 +99,10 @@ pub(super) fn copies(machine: &Machine, captured: &Captured) -> Copies {
 }
 
 /// Brings all of it back, and compares every byte. Repeatable; durable when it returns.
-pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<RestoredMember>> {
+pub(super) fn restore(machine: &Machine, plan: &Plan, captured: &Captured) -> Result<Vec<RestoredMember>> {
     let mut options = RestoreOptions::default();
-    let run = machine.names.run();
     for member in &captured.members {
-        let last: &[&str] = if member.name == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
-        let last = last_of_systemd_boot(run).into_iter().chain(last.iter().map(PathBuf::from));
-        options.last.insert(member.name.clone(), last.collect());
+        options.last.insert(member.name.clone(), last_of(&member.name, plan));
     }
     let restored =
         set::restore(&directory(machine), &options, &mut |_| ControlFlow::Continue(())).map_err(trouble)?;
@@ -119,16 +116,27 @@ pub(super) fn restore(machine: &Machine, captured: &Captured) -> Result<Vec<Rest
     Ok(members.chain(code).collect())
 }
 
-/// The pin of our entry, the entry, and what it boots.
-fn last_of_systemd_boot(run: &str) -> [PathBuf; 3] {
-    let entry = Path::new(systemd_boot::ENTRIES).join(systemd_boot::old_entry(run));
-    [PathBuf::from(systemd_boot::LOADER_CONF), entry, PathBuf::from(systemd_boot::DIRECTORY)]
+/// What of a member comes last: with systemd-boot the pin of our entry, the entry, and what it boots.
+fn last_of(member: &str, plan: &Plan) -> Vec<PathBuf> {
+    let grub: &[&str] = if member == BOOT { &LAST_OF_BOOT } else { &LAST_OF_ESP };
+    if plan.promise.method != FallbackMethod::LoaderOneShot {
+        return grub.iter().map(PathBuf::from).collect();
+    }
+    let entry = Path::new(systemd_boot::ENTRIES).join(systemd_boot::old_entry(plan.run.as_str()));
+    vec![PathBuf::from(systemd_boot::LOADER_CONF), entry, PathBuf::from(systemd_boot::DIRECTORY)]
 }
 
 /// Whether there is room for new kernels and boot loaders, and for what is kept of the old ones until the verdict.
 pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    if let BootPlace::Separate(partition) = &layout.boot {
+    let places = match &layout.loader {
+        Loader::SystemdBoot(_) => Places::of(layout),
+        _ => None,
+    };
+    let volumes = places.as_ref().map_or_else(|| Ok(Vec::new()), Places::stock).map_err(trouble)?;
+    if let BootPlace::Separate(partition) = &layout.boot
+        && !volumes.iter().any(|(volume, _)| *volume == partition.point)
+    {
         let kernels = match kernels::bootable(Path::new("/boot"), Path::new("/")) {
             Ok(kernels) => kernels,
             Err(error) => return Ok(vec![super::store::unknown("the kernels in /boot", &error)]),
@@ -139,13 +147,14 @@ pub(super) fn space(layout: &BootLayout) -> Result<Vec<Finding>> {
         let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd);
         findings.extend(shortage(&space::needed(&pairs, NEW_KERNELS, kept.copied()), &partition.point)?);
     }
-    if let (Loader::SystemdBoot(_), Some(places)) = (&layout.loader, Places::of(layout)) {
-        for (volume, pairs) in places.stock().map_err(trouble)? {
-            let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).copied();
-            let fresh = if pairs.is_empty() { 0 } else { NEW_KERNELS };
-            findings.extend(shortage(&space::needed(&pairs, fresh, kept), &volume)?);
-        }
-    } else if let Some(esp) = &layout.esp {
+    for (volume, pairs) in &volumes {
+        let kept = pairs.iter().max_by_key(|pair| pair.kernel + pair.initrd).copied();
+        // In a /boot that the boot loader reads itself, each kernel lies twice: as its package and as kernel-install put it there.
+        let copies = if volume == Path::new("/boot") { 2 } else { 1 };
+        let fresh = if pairs.is_empty() { 0 } else { NEW_KERNELS * copies };
+        findings.extend(shortage(&space::needed(pairs, fresh, kept), volume)?);
+    }
+    if let (Some(esp), None) = (&layout.esp, &places) {
         findings.extend(shortage(&space::needed_on_esp(LOADER_BYTES), &esp.point)?);
     }
     Ok(findings)

@@ -47,7 +47,7 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
         loader.arm_way_back(copies, clone.id)?;
     }
     root.restore().map_err(trouble)?;
-    let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, &set))?;
+    let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, plan, &set))?;
     if let Some(loader) = &loader {
         loader.clean_up()?;
     }
