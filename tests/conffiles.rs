@@ -297,6 +297,7 @@ fn settings() -> AptSettings<'static> {
         silence: Span::seconds(120),
         lock_wait: Span::seconds(1),
         stop: None,
+        user: None,
     }
 }
 

@@ -352,7 +352,7 @@ fn the_state_volume_is_outside_of_the_rollback() {
 
 fn found(disk: &Disk) -> Vec<(&'static str, Severity)> {
     let layout = layout::read(disk.mount(), Some(&names())).unwrap();
-    findings::findings(&layout).iter().map(|one| (one.id, one.severity)).collect()
+    findings::findings(&layout).into_iter().map(|one| (&*one.id.leak(), one.severity)).collect()
 }
 
 #[test]

@@ -46,10 +46,6 @@ pub fn look(
     let private = PrivateApt::open(directory)?;
     let (origins, policies) = present(&private, plan, &packages)?;
     let mut unknown = Vec::new();
-    if origins.is_empty() {
-        let why = "the lists of packages are empty; apt-get update fetches them".to_owned();
-        unknown.push(("where the installed packages come from", why));
-    }
     let log = directory.map_or(private.path().join("log/preview.log"), |kept| kept.join("preview.log"));
     let repositories =
         probe(&private, &Probe { plan, hop, origins: &origins, policies: &policies }, &log, progress)?;
@@ -64,7 +60,6 @@ pub fn look(
     });
     let pins = holds::read(root)?;
     let facts = Facts {
-        package_state: status::digest(&packages),
         prediction,
         packages,
         removals,
@@ -73,6 +68,7 @@ pub fn look(
         local,
         pins,
         plan: plan.clone(),
+        no_lists: origins.is_empty(),
         unknown,
     };
     Ok(Ahead { facts, private })

@@ -8,7 +8,7 @@
 //! | [`jumps`] [`stacks`] [`services`] | services whose new version needs attention: the table, the special ones, what is on the disk |
 //! | [`origins`] | third parties' repositories, with the target suite asked for, and local packages |
 //! | [`holds`] | holds and pins |
-//! | [`status`] | dpkg's record, the digest over it, and what happened to it |
+//! | [`status`] | dpkg's record, and what happened to it |
 
 pub mod holds;
 pub mod jumps;
@@ -23,7 +23,7 @@ pub mod uses;
 use std::path::PathBuf;
 
 pub use look::{Ahead, look};
-pub use status::{happened, installed, package_state};
+pub use status::{happened, installed};
 
 use crate::finding::Finding;
 use crate::health::HealthError;
@@ -38,8 +38,6 @@ use crate::system::exec::ExecError;
 pub struct Facts {
     /// What the upgrade would do.
     pub prediction: Prediction,
-    /// The digest over dpkg's record that it was made for: see [`package_state`].
-    pub package_state: String,
     /// The packages as dpkg has them.
     pub packages: Vec<status::Package>,
     /// What goes away.
@@ -54,6 +52,8 @@ pub struct Facts {
     pub pins: Vec<holds::Pin>,
     /// What the hop does to the sources.
     pub plan: SourcesPlan,
+    /// The machine's own lists of packages are empty: where its packages come from is not known.
+    pub no_lists: bool,
     /// What could not be found out, and why, with its causes.
     pub unknown: Vec<(&'static str, String)>,
 }
@@ -91,12 +91,19 @@ pub enum Error {
 /// Judges the facts. Pure; on a plain Debian server there is neither a warning nor an inhibitor.
 #[must_use]
 pub fn findings(facts: &Facts, hop: &Hop) -> Vec<Finding> {
-    let Facts { prediction, packages, services, .. } = facts;
+    let Facts { prediction, services, .. } = facts;
     let mut findings = holds::findings(prediction, &facts.pins, hop);
     findings.extend(removals::findings(&facts.removals, hop.to().codename));
     findings.extend(jumps::findings(prediction));
-    findings.extend(stacks::findings(prediction, packages, services, hop));
+    findings.extend(stacks::findings(prediction, services, hop));
     findings.extend(origins::findings(&facts.repositories, &facts.local, &facts.plan, hop));
+    findings.extend(facts.no_lists.then(|| {
+        Finding::warning(
+            "package-lists-empty",
+            "the lists of packages are empty, so where the installed packages come from is not known.",
+            "apt-get update",
+        )
+    }));
     findings.extend(facts.unknown.iter().map(|(what, why)| Finding::unknown(what, why)));
     findings
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use super::jumps::{arrow, jumps};
 use super::services::{MysqlDirectory, Services};
-use super::status::Package;
 use crate::finding::Finding;
 use crate::release::hop::Hop;
 use crate::release::prediction::Prediction;
@@ -15,17 +14,9 @@ use crate::version;
 /// More environments than this are counted, not listed.
 const MOST_LINES: usize = 40;
 
-/// From this version on, OpenSSH of bookworm lets people in while an upgrade is stuck half way. Source: release notes of trixie, 5.1.
-const OPENSSH_SAFE: (&str, &str) = ("bookworm", "1:9.2p1-2+deb12u7");
-
 /// Everything about these services.
 #[must_use]
-pub fn findings(
-    prediction: &Prediction,
-    packages: &[Package],
-    services: &Services,
-    hop: &Hop,
-) -> Vec<Finding> {
+pub fn findings(prediction: &Prediction, services: &Services, hop: &Hop) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(php(prediction));
     findings.extend(python(prediction, services));
@@ -33,7 +24,6 @@ pub fn findings(
     if let Some(directory) = &services.mysql {
         findings.extend(mariadb(prediction, directory));
     }
-    findings.extend(openssh(prediction, packages, hop));
     findings
 }
 
@@ -229,20 +219,6 @@ fn mariadb(prediction: &Prediction, directory: &MysqlDirectory) -> Option<Findin
             remedy,
         )
         .with_evidence([format!("{}/undo_001", directory.path.display()), arrow(server)])
-    })
-}
-
-fn openssh(prediction: &Prediction, packages: &[Package], hop: &Hop) -> Option<Finding> {
-    let (release, safe) = OPENSSH_SAFE;
-    let server = packages.iter().find(|package| package.name == "openssh-server" && package.is_present())?;
-    let old = hop.from().codename == release && version::compare(&server.version, safe) == Ordering::Less;
-    (old && prediction.arriving("openssh-server").is_some()).then(|| {
-        Finding::warning(
-            "openssh-update-first",
-            "this OpenSSH server may refuse new logins when the upgrade is interrupted; a newer one of the same release does not.",
-            "apt-get update && apt-get install openssh-server",
-        )
-        .with_evidence([format!("openssh-server {}, safe from {safe} on", server.version)])
     })
 }
 

@@ -142,32 +142,6 @@ pub fn happened(before: BTreeMap<String, String>, root: &Path) -> Result<Happene
     Ok(Happened { before, after: installed(root)? })
 }
 
-/// A digest over all packages with version, state and what is wanted of them (holds), in hexadecimal. Two machines or moments with
-/// the same one would be upgraded the same way, as far as dpkg is concerned.
-///
-/// # Errors
-/// When the status file cannot be read or understood.
-pub fn package_state(root: &Path) -> Result<String, Error> {
-    Ok(digest(&read(root)?))
-}
-
-/// [`package_state`] of packages that have been read.
-#[must_use]
-pub fn digest(packages: &[Package]) -> String {
-    let mut lines: Vec<String> = packages
-        .iter()
-        .map(|one| {
-            let Package { name, architecture, version, want, flag, state, .. } = one;
-            format!("{name}\t{architecture}\t{version}\t{want}\t{flag}\t{state}\n")
-        })
-        .collect();
-    lines.sort_unstable();
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"safe-upgrade package state 1\n");
-    hasher.update(lines.concat().as_bytes());
-    hasher.finalize().to_hex().to_string()
-}
-
 /// The first line of a field of a stanza.
 pub(super) fn field<'s>(stanza: &'s str, name: &str) -> Option<&'s str> {
     stanza.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
@@ -196,19 +170,6 @@ mod tests {
         assert!(found[0].is_part() && found[1].is_part() && !found[3].is_part());
         assert!(!found[2].is_present());
         assert!(parse("").is_err() && parse("Package: x\nStatus: installed\n").is_err());
-    }
-
-    #[test]
-    fn the_state_of_the_packages() {
-        let found = parse(TEXT).unwrap();
-        let digest_of = |text: &str| digest(&parse(text).unwrap());
-        assert_eq!(digest(&found).len(), 64);
-        assert_eq!(digest(&found), digest_of(TEXT));
-        for (from, to) in [("5:7.0", "5:7.1"), ("hold ok", "install ok"), ("ok config-files", "ok installed")]
-        {
-            assert_ne!(digest(&found), digest_of(&TEXT.replace(from, to)), "{from}");
-        }
-        assert_eq!(digest(&found), digest_of(&TEXT.replace("database", "net")));
     }
 
     #[test]

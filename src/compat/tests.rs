@@ -45,7 +45,7 @@ fn facts(text: &str, by_name: &[&str]) -> Facts {
     Facts {
         removals: removals::known(&prediction, &[], &automatic, &relations),
         prediction,
-        package_state: String::new(),
+        no_lists: false,
         packages: Vec::new(),
         services: Services::default(),
         repositories: Vec::new(),
@@ -106,7 +106,7 @@ fn mariadb_would_begin_with_nothing() {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let mysql = Some(MysqlDirectory { path: "/var/lib/mysql".into(), flags, of_mysql });
         let services = Services { mysql, ..Services::default() };
-        let found = stacks::findings(&prediction, &[], &services, &hop());
+        let found = stacks::findings(&prediction, &services, &hop());
         found.into_iter().find(|one| one.severity == Severity::Inhibitor)
     };
     assert_eq!(with(&["10.11"], false), None);
@@ -127,9 +127,9 @@ fn python_and_what_was_made_for_it() {
         python_modules: vec![PathBuf::from("/usr/local/lib/python3.11/dist-packages")],
         ..Services::default()
     };
-    let found = stacks::findings(&foretold(PLAIN), &[], &services, &hop());
+    let found = stacks::findings(&foretold(PLAIN), &services, &hop());
     assert!(found.is_empty(), "python3 is not installed there: {found:#?}");
-    let found = stacks::findings(&foretold(SERVICES), &[], &services, &hop());
+    let found = stacks::findings(&foretold(SERVICES), &services, &hop());
     let warned: Vec<_> = found.iter().filter(|one| one.severity == Severity::Warning).collect();
     assert_eq!(ids(&found, Severity::Warning), ["python-environments", "python-local-modules"]);
     assert_eq!(warned[0].evidence, ["/opt/a: Python 3.11.2"]);
@@ -145,21 +145,6 @@ fn php_with_its_metapackage_is_a_warning_only() {
     assert!(ids(&found, Severity::Inhibitor).is_empty(), "{found:#?}");
     let php = found.iter().find(|one| one.id == "php-major").unwrap();
     assert!(php.what.contains("/run/php/php8.2-fpm.sock") && php.evidence.len() == 2, "{php:#?}");
-}
-
-#[test]
-fn an_old_openssh_is_updated_first() {
-    let package = |version: &str| Package {
-        name: "openssh-server".into(),
-        version: version.into(),
-        state: "installed".into(),
-        ..Package::default()
-    };
-    let of = |version: &str| {
-        let found = stacks::findings(&foretold(SERVICES), &[package(version)], &Services::default(), &hop());
-        found.iter().any(|one| one.id == "openssh-update-first")
-    };
-    assert!(of("1:9.2p1-2+deb12u6") && !of("1:9.2p1-2+deb12u7") && !of("1:9.2p1-2+deb12u10"));
 }
 
 #[test]

@@ -91,6 +91,9 @@ fn apt_get(root: &Path) -> Result<Exec, ExecError> {
         "APT::Get::Show-User-Simulation-Note=false",
         "-o",
         "APT::Default-Release=",
+        // A simulation by root would leave its planner's log in /var/log/apt.
+        "-o",
+        "Dir::Log::Planner=",
     ]);
     if root == Path::new("/") {
         return Ok(exec);
