@@ -113,7 +113,12 @@ fn with_systemd_boot(layout: &BootLayout, found: &SystemdBoot) -> Verdict {
     let method = Method::LoaderOneShot;
     match loader_one_shot(layout, found) {
         Ok(reason) => {
-            let remarks = remarks(layout, method);
+            let mut remarks = remarks(layout, method);
+            if !found.fsck {
+                remarks.push(
+                    "dosfstools is not installed: the ESP, which has no journal, is repaired by nobody after a power cut".into(),
+                );
+            }
             Verdict { method, level: GuaranteeLevel::A, reason, better: Vec::new(), remarks }
         }
         Err(why) => {
@@ -348,7 +353,8 @@ mod tests {
 
     #[test]
     fn systemd_boot_and_what_it_needs() {
-        let boot = SystemdBoot { one_shot: true, variables: Ok(()), entry: Ok("a-6.1.conf".into()) };
+        let boot =
+            SystemdBoot { one_shot: true, variables: Ok(()), entry: Ok("a-6.1.conf".into()), fsck: true };
         let judged = |found: &SystemdBoot, esp: Option<Partition>| {
             judge(&BootLayout { loader: Loader::SystemdBoot(found.clone()), esp, ..layout(UEFI) })
         };
@@ -361,6 +367,8 @@ mod tests {
              stays its default, so any reset boots the old one"
         );
         assert!(verdict.better.is_empty() && verdict.remarks.is_empty());
+        let bare = SystemdBoot { fsck: false, ..boot.clone() };
+        assert!(judged(&bare, Some(esp.clone())).remarks[0].contains("dosfstools is not installed"));
         let old = SystemdBoot { one_shot: false, ..boot.clone() };
         let locked = SystemdBoot { variables: Err("efivars is mounted read-only".into()), ..boot.clone() };
         let unified = SystemdBoot { entry: Err("x.efi is a unified kernel image".into()), ..boot.clone() };

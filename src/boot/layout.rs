@@ -83,6 +83,8 @@ pub struct SystemdBoot {
     pub variables: Result<(), String>,
     /// The file of the entry that boots the running system, of which a copy can be made; or why not.
     pub entry: Result<String, String>,
+    /// There is a program that repairs the ESP at boot.
+    pub fsck: bool,
 }
 
 /// A place from which the firmware starts GRUB.

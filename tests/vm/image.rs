@@ -106,7 +106,11 @@ for kernel in /boot/vmlinuz-*; do BOOT_ROOT=/run/esp kernel-install add "${kerne
 /// The golden disk of a layout: it is made on the first call in a week.
 pub fn golden(layout: Layout) -> Result<PathBuf> {
     let lab = lab_directory();
-    let more = if layout == Layout::SystemdBoot { SYSTEMD_BOOT } else { "" };
+    let more = if layout == Layout::SystemdBoot {
+        format!("{SYSTEMD_BOOT}{}", packages(layout))
+    } else {
+        String::new()
+    };
     let scripts = format!("{FILES:?}{MASKED}{SET_UP}{BIOS}{UEFI}{SIZE}{more}");
     let golden = lab.join(format!("{PREFIX}golden-{}-{}.img", layout.name(), base::key(&scripts)?));
     if golden.exists() {
@@ -261,18 +265,24 @@ fn fill(disk: &Partitioned, root: &Path, tarball: &Path) -> Result<()> {
     write(&root.join("etc/fstab"), 0o644, &disk.fstab()?)
 }
 
+/// The boot loader's.
+const fn packages(layout: Layout) -> &'static str {
+    match layout {
+        Layout::BiosInside | Layout::BiosExt4 => "grub-pc",
+        Layout::Uefi => "grub-efi-amd64 grub-efi-amd64-signed shim-signed",
+        // Debian's installer brings dosfstools to each machine with an ESP.
+        Layout::SystemdBoot => "systemd-boot dosfstools",
+    }
+}
+
 fn set_up(disk: &Partitioned, root: &Path) -> Result<()> {
     let (_mirror, proxy) = base::mirror()?;
     let sources = Sources::of_this_machine()?.one_line(RELEASE).join("\n");
     write(&root.join("run/lab.list"), 0o644, &format!("{sources}\n"))?;
-    let packages = match disk.layout {
-        Layout::BiosInside | Layout::BiosExt4 => "grub-pc",
-        Layout::Uefi => "grub-efi-amd64 grub-efi-amd64-signed shim-signed",
-        Layout::SystemdBoot => "systemd-boot",
-    };
     let inside = |script: &str| -> Result<()> {
         let exec = Exec::new("chroot").map_err(told)?.arg(root).args(["sh", "-c", script]);
-        let exec = exec.env("PACKAGES", packages).env("MASKED", MASKED).env("DISK", &disk.device);
+        let exec =
+            exec.env("PACKAGES", packages(disk.layout)).env("MASKED", MASKED).env("DISK", &disk.device);
         let exec = exec.env("http_proxy", &proxy).env("ROOT_UUID", uuid(&disk.root())?);
         exec.success().map(drop).map_err(told)
     };

@@ -10,7 +10,7 @@ use crate::system::mounts;
 /// Before anything was looked at.
 pub(super) fn unknown() -> SystemdBoot {
     let why = "nobody has looked yet".to_owned();
-    SystemdBoot { one_shot: false, variables: Err(why.clone()), entry: Err(why) }
+    SystemdBoot { one_shot: false, variables: Err(why.clone()), entry: Err(why), fsck: false }
 }
 
 /// Looks at its variables and entries.
@@ -21,8 +21,9 @@ pub(super) fn find(
     kernel: &str,
 ) -> Result<SystemdBoot, LayoutError> {
     let variables = variables(root)?;
+    let fsck = ["usr/sbin/fsck.vfat", "sbin/fsck.vfat"].iter().any(|path| root.join(path).exists());
     let Some(esp) = esp else {
-        return Ok(SystemdBoot { one_shot: false, variables, entry: Err("no ESP is mounted".into()) });
+        return Ok(SystemdBoot { one_shot: false, variables, entry: Err("no ESP is mounted".into()), fsck });
     };
     let beside = match boot {
         BootPlace::Separate(partition) => Some(partition),
@@ -30,7 +31,7 @@ pub(super) fn find(
     };
     let places = Places::below(root, esp, beside);
     let one_shot = places.variables.knows_one_shot().map_err(SystemdBootError::from)?;
-    Ok(SystemdBoot { one_shot, variables, entry: entry(&places, kernel)? })
+    Ok(SystemdBoot { one_shot, variables, entry: entry(&places, kernel)?, fsck })
 }
 
 fn entry(places: &Places, kernel: &str) -> Result<Result<String, String>, LayoutError> {

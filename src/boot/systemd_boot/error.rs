@@ -8,6 +8,8 @@ use crate::boot::frozen::FrozenError;
 use crate::boot::kernels::Unproven;
 use crate::boot::one_shot::OneShotError;
 use crate::system::durable::DurableError;
+use crate::system::exec::ExecError;
+use crate::system::mounts::MountsError;
 
 /// A step that could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,12 @@ pub enum SystemdBootError {
     /// A variable of the firmware.
     #[error(transparent)]
     Variable(#[from] VariableError),
+    /// The mount table could not be read.
+    #[error(transparent)]
+    Mounts(#[from] MountsError),
+    /// A volume could not be mounted with other options.
+    #[error(transparent)]
+    Program(#[from] ExecError),
     /// A file could not be written for good.
     #[error(transparent)]
     Durable(#[from] DurableError),

@@ -54,6 +54,7 @@ impl LoaderOneShot {
     /// When anything of it can't be done or found out; call [`LoaderOneShot::clean_up`] then.
     pub fn arm(&self, kernel: &str, subvolume: u64) -> Result<()> {
         self.frozen().freeze()?;
+        let made_sync = self.places.write_through()?;
         let record = match Record::read(&self.run_directory)? {
             Some(record) => {
                 record.verify_kept()?;
@@ -62,7 +63,9 @@ impl LoaderOneShot {
             None => {
                 let running = self.places.running(kernel)?;
                 self.mounts(&running, &self.root_name)?;
-                self.keep(&running, subvolume)?
+                let record = Record { made_sync, ..self.keep(&running, subvolume)? };
+                record.write(&self.run_directory)?;
+                record
             }
         };
         self.pin(&record)?;
@@ -200,6 +203,8 @@ impl LoaderOneShot {
             }
         }
         self.frozen().thaw()?;
+        let made_sync = Record::read(&self.run_directory)?.map(|record| record.made_sync).unwrap_or_default();
+        self.places.write_behind(&made_sync)?;
         Record::remove(&self.run_directory)
     }
 
@@ -238,7 +243,7 @@ impl LoaderOneShot {
             Some(id) if is_ours(&id) => Record::read(&self.run_directory)?.and_then(|record| record.default),
             other => other,
         };
-        let record = Record { old, kept, default, trial: None };
+        let record = Record { old, kept, default, made_sync: Vec::new(), trial: None };
         record.write(&self.run_directory)?;
         Ok(record)
     }

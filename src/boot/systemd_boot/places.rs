@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::entry::{Entry, OURS, settings};
 use super::error::{SystemdBootError, at};
@@ -11,6 +12,8 @@ use crate::boot::kernels::{self, Unproven};
 use crate::boot::layout::{BootLayout, BootPlace, Partition};
 use crate::boot::space::Pair;
 use crate::system::durable::{remove_file, replace_file};
+use crate::system::exec::Exec;
+use crate::system::mounts;
 
 /// Our directory at the top of a volume: kept copies and the dead man.
 pub const DIRECTORY: &str = "safe-upgrade";
@@ -20,6 +23,8 @@ pub const LOADER_CONF: &str = "loader/loader.conf";
 pub const ENTRIES: &str = "loader/entries";
 /// Where entries are whose command line is inside of them, in every version of their form.
 const UNIFIED: &str = "EFI/Linux";
+/// A remount writes out what waits in memory: some kernels at most.
+const REMOUNT_LIMIT: Duration = Duration::from_secs(300);
 /// What stands around the setting of ours in [`LOADER_CONF`].
 const BEGIN: &str = "# safe-upgrade: begin";
 const END: &str = "# safe-upgrade: end";
@@ -159,6 +164,34 @@ impl Places {
         Err(SystemdBootError::NoEntry { kernel: kernel.to_owned(), why: why.unwrap_or_default() })
     }
 
+    /// From here on what is written to the volumes reaches them in the order in which it is written, without waiting in memory: FAT has no
+    /// journal, and a name that outlives a power cut without its clusters makes the kernel refuse all writing. Returns
+    /// the volumes that were mounted otherwise. Repeatable.
+    pub(super) fn write_through(&self) -> Result<Vec<PathBuf>, SystemdBootError> {
+        let otherwise = self.mounted(false)?;
+        otherwise.iter().try_for_each(|volume| remount(volume, "remount,sync"))?;
+        Ok(otherwise)
+    }
+
+    /// Takes [`Places::write_through`] back for these volumes. Repeatable.
+    pub(super) fn write_behind(&self, volumes: &[PathBuf]) -> Result<(), SystemdBootError> {
+        let through = self.mounted(true)?;
+        through
+            .iter()
+            .filter(|volume| volumes.contains(volume))
+            .try_for_each(|volume| remount(volume, "remount,async"))
+    }
+
+    /// The volumes that are mounted, with the option `sync` or without it.
+    fn mounted(&self, sync: bool) -> Result<Vec<PathBuf>, SystemdBootError> {
+        let table = mounts::read()?;
+        let is_it = |volume: &&Path| {
+            let mount = table.iter().rfind(|mount| mount.point == **volume);
+            mount.is_some_and(|mount| mount.options.iter().any(|option| option == "sync") == sync)
+        };
+        Ok(self.volumes().filter(is_it).map(Path::to_owned).collect())
+    }
+
     /// The sizes of the kernels and initial RAM disks that entries name, on each volume.
     ///
     /// # Errors
@@ -170,6 +203,11 @@ impl Places {
         };
         self.volumes().map(|volume| Ok((volume.to_owned(), of(volume)?))).collect()
     }
+}
+
+fn remount(volume: &Path, options: &str) -> Result<(), SystemdBootError> {
+    Exec::new("mount")?.args(["-o", options]).arg(volume).limit(REMOUNT_LIMIT).success()?;
+    Ok(())
 }
 
 fn boots_kernel(entry: &Entry, kernel: &str) -> Result<bool, String> {

@@ -20,6 +20,8 @@ pub(super) struct Record {
     pub(super) kept: Vec<Kept>,
     /// `LoaderEntryDefault` as it was before.
     pub(super) default: Option<String>,
+    /// Volumes that were mounted without `sync` before, and are mounted with it while armed.
+    pub(super) made_sync: Vec<PathBuf>,
     /// Our entry that boots the new one, once that is known.
     pub(super) trial: Option<Entry>,
 }
