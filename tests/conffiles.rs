@@ -3,7 +3,6 @@
 //! It needs root, systemd-nspawn, and `SAFE_UPGRADE_RELEASE_LAB` naming the directory in which `release_root` has made its Debian root.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stdout,
     reason = "a test says what it does, and fails by panicking"
 )]

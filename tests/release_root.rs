@@ -215,7 +215,7 @@ fn told_to_stop() {
     let stop = ToldToStop::by_signals().unwrap();
     local_repository(&[("foo", "2", &format!("kill -TERM {}; sleep 987", std::process::id()))]);
     let apt = AptSettings { stop: Some(&stop), ..settings(60) };
-    let settings = UpgradeSettings { apt, kept_sources: &work("kept") };
+    let settings = UpgradeSettings { apt, kept_sources: &work("kept"), decisions: &Decisions::default() };
     let (_, reason) = failed(upgrade(&hop(), &settings, &|_| {}));
     assert_eq!(reason, "it was ended because the run was told to stop");
     nothing_runs_on();
@@ -305,7 +305,14 @@ fn run_upgrade(silence: u64, progress: &dyn Fn(Stage, f32)) -> Result<UpgradeRep
 fn settings(silence: u64) -> AptSettings<'static> {
     let archives: &'static Path = Box::leak(work("archives").into_boxed_path());
     let log: &'static Path = Box::leak(work("log").into_boxed_path());
-    AptSettings { log, archives, silence: Span::seconds(silence), lock_wait: Span::seconds(1), stop: None }
+    AptSettings {
+        log,
+        archives,
+        silence: Span::seconds(silence),
+        lock_wait: Span::seconds(1),
+        stop: None,
+        user: None,
+    }
 }
 
 fn work(name: &str) -> PathBuf {

@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use safe_upgrade::conffiles::left::Decision;
+use safe_upgrade::conffiles::policy::Decisions;
 use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Progress, Stage};
 use safe_upgrade::release::completion::completion_facts;
-use safe_upgrade::release::conffiles::Decision;
 use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::preview::prefetch;
 use safe_upgrade::release::sources::plan_sources;
@@ -144,6 +145,7 @@ impl Lab {
             silence: Span::seconds(900),
             lock_wait: Span::seconds(60),
             stop: None,
+            user: None,
         }
     }
 }
@@ -152,7 +154,11 @@ impl Lab {
 fn run() -> (Result<UpgradeReport, UpgradeError>, Vec<f32>) {
     let lab = Lab::new();
     let hop = Hop::between("noble", "resolute").unwrap();
-    let settings = UpgradeSettings { apt: lab.apt(), kept_sources: Path::new("/root/run/sources") };
+    let settings = UpgradeSettings {
+        apt: lab.apt(),
+        kept_sources: Path::new("/root/run/sources"),
+        decisions: &Decisions::default(),
+    };
     let percents = RefCell::new(Vec::new());
     let last = RefCell::new(String::new());
     let begun = Instant::now();
