@@ -61,10 +61,17 @@ struct Lists {
 }
 
 impl Lists {
-    fn into_findings(self) -> Vec<Finding> {
-        let all = [
+    fn into_findings(mut self) -> Vec<Finding> {
+        let all = self.weighty().into_iter().chain(self.notes());
+        all.filter(|(lines, _)| !lines.is_empty())
+            .map(|(lines, finding)| finding.with_evidence(lines))
+            .collect()
+    }
+
+    fn weighty(&mut self) -> [(Vec<String>, Finding); 4] {
+        [
             (
-                self.unanswered,
+                std::mem::take(&mut self.unanswered),
                 Finding::inhibitor(
                     "conffile-unanswered",
                     "The upgrade will ask about these configuration files, their rule is \"ask\", and nobody has answered.",
@@ -72,7 +79,7 @@ impl Lists {
                 ),
             ),
             (
-                self.stale,
+                std::mem::take(&mut self.stale),
                 Finding::inhibitor(
                     "conffile-answer-stale",
                     "These configuration files have an answer that was given for other contents: your file or the package's has changed since, so the answer does not count.",
@@ -80,7 +87,7 @@ impl Lists {
                 ),
             ),
             (
-                self.unwanted,
+                std::mem::take(&mut self.unwanted),
                 Finding::inhibitor(
                     "conffile-fail-rule",
                     "The upgrade will ask about these configuration files, and their rule is \"fail\".",
@@ -88,15 +95,20 @@ impl Lists {
                 ),
             ),
             (
-                self.aside,
+                std::mem::take(&mut self.aside),
                 Finding::warning(
                     "conffile-put-aside",
                     "The new packages no longer have these configuration files, which were changed here: they are put beside as .dpkg-bak, and what they say is no longer in force.",
                     "move what is still needed to where the new release reads it (for /etc/sysctl.conf: a file in /etc/sysctl.d)",
                 ),
             ),
+        ]
+    }
+
+    fn notes(&mut self) -> [(Vec<String>, Finding); 6] {
+        [
             (
-                self.taken,
+                std::mem::take(&mut self.taken),
                 Finding::note(
                     "conffile-taken",
                     "These configuration files were changed here and by the new packages: the packages' files will be in force, yours are kept beside them as .dpkg-old.",
@@ -104,7 +116,7 @@ impl Lists {
                 ),
             ),
             (
-                self.kept,
+                std::mem::take(&mut self.kept),
                 Finding::note(
                     "conffile-kept",
                     "These configuration files were changed here and by the new packages: yours stay in force, the packages' are put beside them as .dpkg-dist.",
@@ -112,7 +124,7 @@ impl Lists {
                 ),
             ),
             (
-                self.perhaps,
+                std::mem::take(&mut self.perhaps),
                 Finding::note(
                     "conffile-ucf",
                     "These configuration files are made by scripts of their packages and were changed here; whether the new text is another one is known only when the script runs. Their rule is applied then.",
@@ -120,7 +132,7 @@ impl Lists {
                 ),
             ),
             (
-                self.renamed,
+                std::mem::take(&mut self.renamed),
                 Finding::note(
                     "conffile-renamed",
                     "The new packages rename these configuration files, which were changed here; the new name may be asked about.",
@@ -128,7 +140,7 @@ impl Lists {
                 ),
             ),
             (
-                self.left,
+                std::mem::take(&mut self.left),
                 Finding::note(
                     "conffile-left-behind",
                     "The new packages no longer have these configuration files, which were changed here: they stay where they are, and perhaps nothing reads them any more.",
@@ -136,18 +148,14 @@ impl Lists {
                 ),
             ),
             (
-                self.pam,
+                std::mem::take(&mut self.pam),
                 Finding::note(
                     "pam-changed-by-hand",
                     "These files no longer have the part that pam-auth-update keeps up: they stay as they are, and modules that the new release adds or drops are yours to write there.",
                     "compare with /usr/share/pam; pam-auth-update --force would write them anew",
                 ),
             ),
-        ];
-        all.into_iter()
-            .filter(|(lines, _)| !lines.is_empty())
-            .map(|(lines, finding)| finding.with_evidence(lines))
-            .collect()
+        ]
     }
 }
 
