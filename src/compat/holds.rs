@@ -37,7 +37,7 @@ impl Pin {
         let word = |word: &str| old.contains(&word);
         let names_old = self.pin.split(|one: char| !one.is_ascii_alphanumeric()).any(word);
         let names_version = self.pin.trim_start().starts_with("version");
-        priority < 0 || priority >= 1000 || names_old || names_version
+        !(0..1000).contains(&priority) || names_old || names_version
     }
 
     fn covers(&self, package: &str) -> bool {
