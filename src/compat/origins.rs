@@ -287,16 +287,24 @@ fn shown_all(uris: &str) -> String {
 }
 
 fn of_repository(one: &Repository, hop: &Hop) -> Finding {
-    let to = hop.to();
+    let (id, severity, what, remedy, said) = verdict(one, hop);
+    let origin = one.origin.iter().map(|origin| format!("origin: {origin}"));
+    let evidence = std::iter::once(format!("{}: suite {}", one.place, one.suites.join(" ")))
+        .chain(origin)
+        .chain(said.map(|why| format!("apt: {why}")))
+        .chain(one.packages.iter().map(|package| format!("package: {package}")));
+    Finding::new(id, severity, what, remedy).with_evidence(evidence)
+}
+
+/// Id, weight, what it means, what to do, and apt's words.
+type Verdict<'r> = (&'static str, Severity, String, String, Option<&'r String>);
+
+fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
     let name = one.uris.join(" ");
     let count = one.packages.len();
     let breaks = if one.in_plan { Severity::Inhibitor } else { Severity::Warning };
-    let switch_off = if one.in_plan {
-        "the run would stop at its update: switch the repository off first (Enabled: no, or # before its line), or write the suite that it has".to_owned()
-    } else {
-        format!("look whether its packages for {} work on {to}, or replace them by Debian's", hop.from())
-    };
-    let (id, severity, what, remedy, said) = match &one.target {
+    let switch_off = switch_off(one, hop);
+    match &one.target {
         Target::Same => (
             "repository-same-suite",
             Severity::Note,
@@ -357,11 +365,17 @@ fn of_repository(one: &Repository, hop: &Hop) -> Finding {
             format!("try again when it can be reached; {switch_off}"),
             Some(why),
         ),
-    };
-    let origin = one.origin.iter().map(|origin| format!("origin: {origin}"));
-    let evidence = std::iter::once(format!("{}: suite {}", one.place, one.suites.join(" ")))
-        .chain(origin)
-        .chain(said.map(|why| format!("apt: {why}")))
-        .chain(one.packages.iter().map(|package| format!("package: {package}")));
-    Finding::new(id, severity, what, remedy).with_evidence(evidence)
+    }
+}
+
+fn switch_off(one: &Repository, hop: &Hop) -> String {
+    if one.in_plan {
+        "the run would stop at its update: switch the repository off first (Enabled: no, or # before its line), or write the suite that it has".to_owned()
+    } else {
+        format!(
+            "look whether its packages for {} work on {}, or replace them by Debian's",
+            hop.from(),
+            hop.to()
+        )
+    }
 }

@@ -64,10 +64,10 @@ fn programs(proc: &Path) -> Result<Vec<Program>, Error> {
     let sockets = listening(proc)?;
     let mut found = Vec::new();
     for pid in sockets::list(proc)?.iter().filter_map(|name| name.parse::<u32>().ok()) {
-        let process = proc.join(pid.to_string());
+        let own = proc.join(pid.to_string());
         // Kernel threads have no file; others may have ended.
-        let Ok(file) = std::fs::read_link(process.join("exe")) else { continue };
-        let Some(inodes) = sockets::unless_gone(sockets::read_socket_inodes(&process))? else { continue };
+        let Ok(file) = std::fs::read_link(own.join("exe")) else { continue };
+        let Some(inodes) = sockets::unless_gone(sockets::read_socket_inodes(&own))? else { continue };
         found.push(Program {
             pid,
             file: file.to_string_lossy().trim_end_matches(" (deleted)").to_owned(),
