@@ -34,7 +34,7 @@ fn plain() -> Facts {
         held_with_updates: vec![],
         tmp_noexec: false,
         esp: Esp::Writable,
-        sources: vec![source("http://mirror.ubuntu.invalid/ubuntu", true)],
+        sources: vec![source("http://mirror.ubuntu.com/ubuntu", true)],
         merged_usr: true,
         cgroup2: true,
         rabbitmq: false,

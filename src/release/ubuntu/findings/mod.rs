@@ -133,7 +133,7 @@ fn sources_of(facts: &Facts, findings: &mut Vec<Finding>) {
                 "ubuntu-no-known-mirror",
                 "no apt source of this release is at a mirror that the upgrader knows. It would write sources of its own and go on, \
                  or crash while it does.",
-                "use a mirror of the list in python-apt-common, or mirror.ubuntu.invalid",
+                "use a mirror of the list in python-apt-common, or one of Ubuntu's own hosts",
             )
             .with_evidence(facts.sources.iter().map(|source| source.line())),
         );

@@ -112,16 +112,11 @@ fn is_known(uri: &str, mirrors: &str) -> bool {
     }
     let ubuntus = |name: &str| {
         let host = name.split(['/', ':']).next().unwrap_or_default();
-        host.ends_with(".mirror.ubuntu.invalid")
-            || matches!(
-                host,
-                "mirror.ubuntu.invalid" | "mirror.ubuntu.invalid" | "mirror.ubuntu.invalid" | "mirror.ubuntu.invalid"
-            )
+        host.ends_with(".ubuntu.com")
     };
     let behind_a_cache = wanted.split_once('/').is_some_and(|(_, path)| ubuntus(path));
     ubuntus(&wanted)
         || behind_a_cache
-        || host == "esm.ubuntu.com"
         || mirrors.lines().map(str::trim).any(|line| line.contains("://") && bare(line) == wanted)
 }
 
@@ -132,7 +127,7 @@ mod tests {
     #[test]
     fn both_forms_and_who_is_known() {
         let mirrors = "#LOC:DE\nhttp://ftp.invalid/ubuntu/\n";
-        let text = "Types: deb deb-src\nURIs: http://de.mirror.ubuntu.invalid/ubuntu/\nSuites: noble noble-updates\nComponents: main\n\n# off\nTypes: deb\nEnabled: no\nURIs: http://off.invalid\nSuites: noble\n\nTypes: deb\nURIs: https://ppa.launchpadcontent.net/x/y/ubuntu\nSuites:\n noble\n";
+        let text = "Types: deb deb-src\nURIs: http://mirror.ubuntu.com/ubuntu/\nSuites: noble noble-updates\nComponents: main\n\n# off\nTypes: deb\nEnabled: no\nURIs: http://off.invalid\nSuites: noble\n\nTypes: deb\nURIs: https://ppa.launchpadcontent.net/x/y/ubuntu\nSuites:\n noble\n";
         let found = parse(Path::new("/etc/apt/sources.list.d/u.sources"), text, "noble", mirrors);
         let seen: Vec<(bool, bool)> = found.iter().map(|source| (source.known, source.of_release)).collect();
         assert_eq!(seen, [(true, true), (false, true)]);
