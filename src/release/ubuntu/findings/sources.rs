@@ -131,7 +131,7 @@ mod tests {
         let found = parse(Path::new("/etc/apt/sources.list.d/u.sources"), text, "noble", mirrors);
         let seen: Vec<(bool, bool)> = found.iter().map(|source| (source.known, source.of_release)).collect();
         assert_eq!(seen, [(true, true), (false, true)]);
-        let text = "deb [arch=amd64 signed-by=/x] http://user:pw@ftp.invalid/ubuntu noble main\ndeb-src http://user:pw@ftp.invalid/ubuntu noble main\n# deb http://no.invalid noble main\ndeb https://vendor.invalid/apt stable main # x\ndeb http://cache.invalid:3142/mirror.ubuntu.invalid/ubuntu noble-updates main\n";
+        let text = "deb [arch=amd64 signed-by=/x] http://user:pw@ftp.invalid/ubuntu noble main\ndeb-src http://user:pw@ftp.invalid/ubuntu noble main\n# deb http://no.invalid noble main\ndeb https://vendor.invalid/apt stable main # x\ndeb http://cache.invalid:3142/mirror.ubuntu.com/ubuntu noble-updates main\n";
         let found = parse(Path::new("/etc/apt/sources.list"), text, "noble", mirrors);
         let seen: Vec<(bool, bool)> = found.iter().map(|source| (source.known, source.of_release)).collect();
         assert_eq!(seen, [(true, true), (false, false), (true, false)]);
