@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use safe_upgrade::places::RESUME_UNIT;
 use safe_upgrade::system::exec::Output;
 use serde_json::Value;
 
@@ -154,12 +155,21 @@ fn container_killed_rehearsal_leaves_nothing_after_a_sweep() {
     machine.sh(made).unwrap();
     machine.pull_plug().unwrap();
     machine.boot().unwrap();
-    let swept = format!(
-        "for n in $(seq 300); do test \"$({LEFT})\" = '{}' && exit; sleep 0.2; done; exit 1",
-        NOTHING.trim()
-    );
-    machine.sh(&swept).unwrap();
+    assert_swept_by_the_boot(&machine);
     assert_untouched_but_rebooted(&machine);
+}
+
+/// The unit that goes on after a reboot has this to itself, and says why when it could not do it.
+fn assert_swept_by_the_boot(machine: &lab::Machine) {
+    let nothing = NOTHING.trim();
+    let waiting =
+        format!("for n in $(seq 300); do test \"$({LEFT})\" = '{nothing}' && exit; sleep 0.2; done; exit 1");
+    if machine.sh(&waiting).is_err() {
+        let said = machine.sh(&format!(
+            "{LEFT}; systemctl status --no-pager --full {RESUME_UNIT}; journalctl --no-pager -b -n 60"
+        ));
+        panic!("the boot has left something: {said:?}");
+    }
 }
 
 fn assert_untouched_but_rebooted(machine: &lab::Machine) {
