@@ -254,9 +254,18 @@ scenarios! { Layout::SystemdBoot,
     vm_uefi_sdboot_kernel_panics: Panics, Stays;
     vm_uefi_sdboot_root_not_found: RootNotFound, Stays;
     vm_uefi_sdboot_boot_hangs: Hangs, Stays;
+    vm_uefi_sdboot_emergency: Emergency, Stays;
+    vm_uefi_sdboot_network_gone: NetworkGone, Stays;
     vm_uefi_sdboot_plug_while_upgrading: None, WhileUpgrading;
     vm_uefi_sdboot_plug_in_trial: None, InTrial;
     vm_uefi_sdboot_plug_while_rolling_back: CheckFails, WhileRollingBack;
+}
+
+/// The firmware starts nothing but what the distribution has signed: shim, GRUB, both kernels.
+fn secure_boot(test: &str, fault: Fault, end: End) {
+    if !vm::skipped(test) {
+        play(&Scenario { options: SECURE, ..Scenario::new(Layout::Uefi, fault, end) }).unwrap();
+    }
 }
 
 /// Both endings on one machine: committed, with the boot code of the new release; then an operator wants the old one back.
@@ -282,12 +291,8 @@ machine_tests! {
     vm_bios_inside_whole_release: |test| whole_release(test, Layout::BiosInside, Fault::None, End::Committed);
     vm_bios_inside_whole_release_check_fails:
         |test| whole_release(test, Layout::BiosInside, Fault::CheckFails, End::RolledBack);
-    vm_uefi_secure_boot_kernel_panics: |test| {
-        if !vm::skipped(test) {
-            let ordinary = Scenario::new(Layout::Uefi, Fault::Panics, End::RolledBack);
-            play(&Scenario { options: SECURE, ..ordinary }).unwrap();
-        }
-    };
+    vm_uefi_secure_boot_healthy: |test| secure_boot(test, Fault::None, End::Committed);
+    vm_uefi_secure_boot_kernel_panics: |test| secure_boot(test, Fault::Panics, End::RolledBack);
 }
 
 /// Writes the table of docs/guarantees.md from what the tests above have kept: the last step of `make test-vm`.
