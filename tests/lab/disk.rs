@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::ioctl::{Getter, Setter, ioctl};
 
-use super::place::detach_loops;
+use super::place::{detach_loops, locked};
 use super::{Result, context, tool};
 
 /// The subvolume that the machine boots from.
@@ -18,6 +18,9 @@ pub const HOME_SUBVOLUME: &str = "@home";
 
 /// As large as a small server's disk; the file is sparse and stays at about one gigabyte.
 const SIZE: u64 = 8 << 30;
+
+/// Held by whoever takes a loop device, on the whole host: one that was just given back for a moment is not free.
+const LOOPS: &str = "/run/safe-upgrade-lab-loops.lock";
 
 /// From `linux/loop.h`.
 const LOOP_SET_STATUS64: u32 = 0x4C04;
@@ -47,8 +50,16 @@ impl Disk {
 
     /// Puts a loop device in front of an image.
     pub fn attach(image: &Path) -> Result<Self> {
+        let _no_other = locked(Path::new(LOOPS))?;
         let device = tool("losetup", &["--find", "--show", &image.to_string_lossy()])?;
         Ok(Self { image: image.to_owned(), device: PathBuf::from(device.trim()) })
+    }
+
+    /// Puts the same loop device in front of the image anew: units of the machine know it by that name.
+    pub fn reattach(&self) -> Result<()> {
+        let _no_other = locked(Path::new(LOOPS))?;
+        self.detach()?;
+        tool("losetup", &[&self.device.to_string_lossy(), &self.image.to_string_lossy()]).map(drop)
     }
 
     /// The block device.

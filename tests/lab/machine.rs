@@ -34,7 +34,7 @@ const STEP_INSIDE: &str = r#"mkdir -p "$1" && echo $$ >"$1/cgroup.procs" && shif
 pub struct Machine {
     supervisor: RefCell<Option<JoinHandle<()>>>,
     life: Arc<Life>,
-    disk: RefCell<Disk>,
+    disk: Disk,
     mirror: Mirror,
     network: Network,
     _ear: Ear,
@@ -92,7 +92,7 @@ impl Machine {
         mirror.serve(network.listen(PORT)?);
         let life = Arc::new(Life::default());
         let ear = Ear::open(&format!("{CGROUP_PREFIX}{}", run.name()), Arc::clone(&life))?;
-        let (supervisor, disk) = (RefCell::new(None), RefCell::new(disk));
+        let supervisor = RefCell::new(None);
         Ok(Self { supervisor, life, disk, mirror, network, _ear: ear, run })
     }
 
@@ -109,7 +109,7 @@ impl Machine {
         let supervised = Supervised {
             name: self.run.name(),
             run: self.run.path().to_owned(),
-            disk: self.disk.borrow().clone(),
+            disk: self.disk.clone(),
             network: self.network.path(),
         };
         self.life.switch_on();
@@ -152,13 +152,11 @@ impl Machine {
 
     /// Pulls the plug: nothing reaches the disk any more, then everything dies. The machine is off when this returns.
     pub fn pull_plug(&self) -> Result<()> {
-        self.disk.borrow().cut()?;
+        self.disk.cut()?;
         self.stop()?;
         unmount_below(self.run.path())?;
-        self.disk.borrow().detach()?;
-        let image = self.run.path().join("disk.img");
-        *self.disk.borrow_mut() = Disk::attach(&image)?;
-        self.disk.borrow().mount_top(&self.top())
+        self.disk.reattach()?;
+        self.disk.mount_top(&self.top())
     }
 
     /// Runs a command inside to its end and returns what it left behind, whatever its exit code.
@@ -274,7 +272,7 @@ impl Machine {
     pub fn take_disk_out(&self) -> Result<PathBuf> {
         self.stop()?;
         unmount_below(self.run.path())?;
-        self.disk.borrow().detach()?;
+        self.disk.detach()?;
         Ok(self.run.path().join("disk.img"))
     }
 
