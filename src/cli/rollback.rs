@@ -35,7 +35,7 @@ pub(super) fn run(
         .hint(story::tell(state).back));
     };
     // Counting walks both trees: only for somebody who is going to read it.
-    let lost = if args.decide.yes { String::new() } else { taken_back(journal.state()) };
+    let lost = if args.decide.yes { String::new() } else { taken_back(places, journal.state()) };
     confirm(&question(journal.state(), &lost), args.decide.yes)?;
     journal.append(&entry).map_err(|error| Failure::failed("failed to write the decision down", error))?;
     if args.foreground {
@@ -78,12 +78,12 @@ fn is_unchanged(state: &State) -> bool {
 }
 
 /// What the rollback takes back, in lines.
-fn taken_back(state: &State) -> String {
+fn taken_back(places: &StateDirectory, state: &State) -> String {
     let (Some(plan), Some(snapshot)) = (state.plan(), state.snapshot()) else { return String::new() };
     if is_unchanged(state) {
         return String::new();
     }
-    match divergence::since_snapshot(plan, snapshot) {
+    match divergence::since_snapshot(plan, snapshot, &places.run(&plan.run)) {
         Ok(found) => story::divergence(&found).join("\n") + "\n",
         Err(trouble) => format!("What was written since the snapshot could not be counted: {trouble}\n"),
     }

@@ -210,7 +210,10 @@ pub fn divergence(mounts: &[MountDivergence]) -> Vec<String> {
             count(found.removed.files)
         ));
         // These are escaped already.
-        lines.extend(found.largest.iter().map(|file| format!("  {:>10}  /{}", bytes(file.bytes), file.path)));
+        let place = show::line(mount.trim_end_matches('/'));
+        lines.extend(
+            found.largest.iter().map(|file| format!("  {:>10}  {place}/{}", bytes(file.bytes), file.path)),
+        );
     }
     lines
 }
@@ -255,7 +258,10 @@ mod tests {
             removed: Amount { files: 17, bytes: 5 },
             largest: vec![Written { bytes: 1 << 20, path: "var/lib/x".into() }],
         };
-        let lines = divergence(&[MountDivergence { mount: "/".into(), since_snapshot }]);
+        let esp = MountDivergence { mount: "/boot/efi".into(), since_snapshot: since_snapshot.clone() };
+        let told = divergence(&[MountDivergence { mount: "/".into(), since_snapshot }, esp]);
+        let (lines, of_esp) = told.split_at(2);
+        assert_eq!(of_esp[1], "     1.0 MiB  /boot/efi/var/lib/x");
         assert_eq!(
             lines,
             [

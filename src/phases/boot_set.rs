@@ -92,8 +92,8 @@ pub(super) fn forget(machine: &Machine) -> Result<()> {
 /// The set's copies.
 pub(super) fn copies(machine: &Machine, captured: &Captured) -> Copies {
     let copy = |name: &str| {
-        let is_there = captured.members.iter().any(|member| member.name == name);
-        is_there.then(|| directory(machine).join(name).join("tree"))
+        let member = captured.members.iter().find(|member| member.name == name);
+        member.map(|member| member.tree(&directory(machine)))
     };
     Copies { boot: copy(BOOT), esp: copy(ESP) }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::loader::Loader;
-use super::{Machine, Result, boot, boot_set, health, packages, trouble};
+use super::{Machine, Result, boot, boot_set, divergence, health, packages, trouble};
 use crate::boot::named_root::NamedRoot;
 use crate::evidence::{HealthFacts, Plan, RestoredFacts};
 use crate::machine::Destination;
@@ -45,6 +45,9 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
     let copies = set.as_ref().map(|set| boot_set::copies(machine, set));
     if let (Some(loader), Some(copies)) = (&loader, &copies) {
         loader.arm_way_back(copies, clone.id)?;
+    }
+    if let Err(trouble) = divergence::keep_boot(machine) {
+        machine.progress.line(&format!("what goes back of /boot could not be counted: {trouble}"));
     }
     root.restore().map_err(trouble)?;
     let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, plan, &set))?;

@@ -264,6 +264,7 @@ fn check_end(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
     // The record was written inside, so its agent is up or will be.
     vm.wait_agent(BOOT_LIMIT)?;
     check_system(vm, scenario)?;
+    check_what_went_back(vm, scenario)?;
     vm.reboot()?;
     check_system(vm, scenario)?;
     let booted = vm.sh("findmnt -no FSROOT /; grep -c safe_upgrade.trial /proc/cmdline || true")?;
@@ -271,6 +272,22 @@ fn check_end(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
         return Ok(());
     }
     Err(told(vm, &io::Error::other(format!("a reboot after {} leads to {booted:?}", scenario.end.name()))))
+}
+
+/// The report counts what was taken back of each filesystem that the boot loader lives on.
+fn check_what_went_back(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+    let of_its_own = match scenario.layout {
+        Layout::BiosInside => return Ok(()),
+        Layout::BiosExt4 => "/boot: ",
+        Layout::Uefi | Layout::SystemdBoot => "/boot/efi: ",
+    };
+    let counted =
+        |line: &str| line.trim_start().starts_with(of_its_own) && line.contains("since the snapshot");
+    let report = vm.sh("safe-upgrade report")?;
+    if scenario.end == End::Committed || report.lines().any(counted) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("nothing was counted of {of_its_own} in the report:\n{report}")))
 }
 
 fn check_system(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {

@@ -88,7 +88,8 @@ impl KeptMember {
     }
 
     /// Its copy.
-    pub(super) fn tree(&self, set: &Path) -> PathBuf {
+    #[must_use]
+    pub fn tree(&self, set: &Path) -> PathBuf {
         tree(set, &self.name)
     }
 
