@@ -83,7 +83,7 @@ fuzz: needs-build $(FUZZ)
 	    $(FUZZ) run -s none "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" -- -max_total_time=$(FUZZ_SECONDS); done
 
 $(FUZZ):
-	cargo install --locked --quiet cargo-fuzz --version $(FUZZ_VERSION) --root $(TARGET_DIR)/tools
+	cargo install --locked --quiet --debug cargo-fuzz --version $(FUZZ_VERSION) --root $(TARGET_DIR)/tools
 
 clean-lab:
 	rm -rf --one-file-system $(TARGET_DIR)/lab
@@ -106,5 +106,6 @@ deny: $(DENY)
 	@if $(DENY) fetch db >/dev/null 2>&1; then $(DENY) --log-level error check advisories; \
 	else echo "skipped: the advisory database is not reachable"; fi
 
+# Not optimized: building these tools takes longer than all that they do here.
 $(DENY):
-	cargo install --locked --quiet cargo-deny --version $(DENY_VERSION) --root $(TARGET_DIR)/tools
+	cargo install --locked --quiet --debug cargo-deny --version $(DENY_VERSION) --root $(TARGET_DIR)/tools
