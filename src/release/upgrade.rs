@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::conffiles::left::{self, ConffileDecision, Decision, Leftovers, LeftoversError};
+use crate::conffiles::left::{self, ConffileDecision, Leftovers, LeftoversError};
 use crate::conffiles::place::{self, PlaceError};
 use crate::conffiles::policy::{Choice, Decisions};
 use crate::release::apt::{self, AptSettings, Progress, Stage, StageError, StageOutcome};
@@ -115,25 +115,21 @@ pub fn upgrade(
     let result = stages(&mut report.stages, settings, progress);
     let taken = take_conffiles(&mut report, root, &before, settings.decisions);
     match result {
-        Ok(None) => taken?,
-        Ok(Some((stage, reason))) => {
-            return Err(UpgradeError::Failed { stage, reason, report: Box::new(report) });
-        }
-        Err(source) => return Err(UpgradeError::Stage { source, report: Box::new(report) }),
-    }
-    match unwanted(&report, settings.decisions) {
-        None => Ok(report),
-        Some(path) => {
-            let reason = unwanted_reason(&path);
-            Err(UpgradeError::Failed { stage: Stage::FullUpgrade, reason, report: Box::new(report) })
-        }
+        Ok(None) => carried_out(taken?, report),
+        Ok(Some((stage, reason))) => Err(UpgradeError::Failed { stage, reason, report: Box::new(report) }),
+        Err(source) => Err(UpgradeError::Stage { source, report: Box::new(report) }),
     }
 }
 
-/// A file that a script left a new version of, and about which nobody may be asked. dpkg's are seen stage by stage.
-fn unwanted(report: &UpgradeReport, decisions: &Decisions) -> Option<PathBuf> {
-    let of_ucf = report.conffiles.iter().filter(|one| is_new_of_ucf(one));
-    of_ucf.map(|one| &one.path).find(|path| decisions.choice(path) == Choice::Fail).cloned()
+/// An upgrade that met a file about which nobody had decided is no good one.
+pub(super) fn carried_out(
+    unwanted: Option<PathBuf>,
+    report: UpgradeReport,
+) -> Result<UpgradeReport, UpgradeError> {
+    let Some(path) = unwanted else { return Ok(report) };
+    let stage = report.stages.iter().map(|outcome| outcome.stage).rfind(|stage| *stage != Stage::Check);
+    let stage = stage.unwrap_or(Stage::FullUpgrade);
+    Err(UpgradeError::Failed { stage, reason: unwanted_reason(&path), report: Box::new(report) })
 }
 
 fn unwanted_reason(path: &Path) -> String {
@@ -141,11 +137,6 @@ fn unwanted_reason(path: &Path) -> String {
         "the new package has another {}, which was changed here, and nobody decided which of them is to be in force",
         show::path(path)
     )
-}
-
-fn is_new_of_ucf(one: &ConffileDecision) -> bool {
-    let is_new = |path: &PathBuf| path.as_os_str().as_encoded_bytes().ends_with(b".ucf-dist");
-    one.decision == Decision::Kept && one.leftover.as_ref().is_some_and(is_new)
 }
 
 /// apt-get's words for each stage, in order.
@@ -210,29 +201,15 @@ fn stages(
     Ok(None)
 }
 
-/// Carries out what ucf was kept from, and takes down what became of all.
-fn take_conffiles(
+/// Takes down what became of every file, and carries out what the tools were kept from. Returns a file about which nobody decided.
+pub(super) fn take_conffiles(
     report: &mut UpgradeReport,
     root: &Path,
     before: &Leftovers,
     decisions: &Decisions,
-) -> Result<(), UpgradeError> {
-    let log: String = report.stages.iter().map(|outcome| outcome.output.as_str()).collect();
+) -> Result<Option<PathBuf>, UpgradeError> {
+    // A terminal ends its lines with \r\n.
+    let log: String = report.stages.iter().map(|outcome| outcome.output.replace("\r\n", "\n")).collect();
     report.conffiles = left::decisions(&log, before, &left::leftovers(root)?);
-    for one in &mut report.conffiles {
-        if is_new_of_ucf(one)
-            && decisions.choice(&one.path) == Choice::Take
-            && place::take_new(root, &one.path)?
-        {
-            one.decision = Decision::Replaced;
-            one.leftover = Some(with_ending(&one.path, ".ucf-old"));
-        }
-    }
-    Ok(())
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut whole = path.as_os_str().to_owned();
-    whole.push(ending);
-    whole.into()
+    Ok(place::carry_out(root, decisions, &mut report.conffiles)?)
 }

@@ -22,11 +22,11 @@ pub mod terminal;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::conffiles::left::{self, Leftovers, LeftoversError};
+use crate::conffiles::left;
 use crate::release::apt::{self, Progress, Stage, StageError, StageOutcome};
 use crate::release::completion::{self, CompletionError};
 use crate::release::hop::Hop;
-use crate::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings};
+use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use drive::{Drive, DriveError, Seen, Upgrader};
 use judge::{Observed, Verdict};
 
@@ -80,9 +80,9 @@ pub fn upgrade(
         conffiles: Vec::new(),
     };
     let ended = all_steps(&mut report, root, settings, progress);
-    let taken = take_conffiles(&mut report, root, &before);
+    let taken = upgrade::take_conffiles(&mut report, root, &before, settings.decisions);
     match ended {
-        Ok(None) => taken.map(|()| report).map_err(UpgradeError::from),
+        Ok(None) => upgrade::carried_out(taken?, report),
         Ok(Some((stage, reason))) => Err(UpgradeError::Failed { stage, reason, report: Box::new(report) }),
         Err(source) => Err(UpgradeError::Ubuntu { source: Box::new(source), report: Box::new(report) }),
     }
@@ -207,14 +207,6 @@ fn outcome(driven: &Drive) -> StageOutcome {
             story.kept_back.len()
         ),
     }
-}
-
-fn take_conffiles(report: &mut UpgradeReport, root: &Path, before: &Leftovers) -> Result<(), LeftoversError> {
-    // From a terminal, so lines end with \r\n.
-    let log: String = report.stages.iter().map(|outcome| outcome.output.replace("\r\n", "\n")).collect();
-    let after = left::leftovers(root)?;
-    report.conffiles = left::decisions(&log, before, &after);
-    Ok(())
 }
 
 #[cfg(test)]
