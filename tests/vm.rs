@@ -268,6 +268,18 @@ fn secure_boot(test: &str, fault: Fault, end: End) {
     }
 }
 
+/// systemd itself stops. Its watchdog resets the machine a minute later, long before the dead man would.
+fn watchdog(test: &str, layout: Layout) {
+    if vm::skipped(test) {
+        return;
+    }
+    let options = Options { watchdog: true, ..Options::default() };
+    let scenario = Scenario { options, ..Scenario::new(layout, Fault::Freezes, End::RolledBack) };
+    let vm = play(&scenario).unwrap();
+    assert!(vm.console_log().contains("lab: freezing"), "nothing froze");
+    assert_eq!(vm.watchdogs(), 1);
+}
+
 /// Both endings on one machine: committed, with the boot code of the new release; then an operator wants the old one back.
 fn back_after_commit(test: &str, layout: Layout, extent: Extent) {
     if !vm::skipped(test) {
@@ -291,6 +303,7 @@ machine_tests! {
     vm_bios_inside_whole_release: |test| whole_release(test, Layout::BiosInside, Fault::None, End::Committed);
     vm_bios_inside_whole_release_check_fails:
         |test| whole_release(test, Layout::BiosInside, Fault::CheckFails, End::RolledBack);
+    vm_uefi_watchdog: |test| watchdog(test, Layout::Uefi);
     vm_uefi_secure_boot_healthy: |test| secure_boot(test, Fault::None, End::Committed);
     vm_uefi_secure_boot_kernel_panics: |test| secure_boot(test, Fault::Panics, End::RolledBack);
 }

@@ -189,6 +189,11 @@ impl Vm {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// How often a starved watchdog has reset the machine since it was last switched on.
+    pub fn watchdogs(&self) -> usize {
+        self.qemu.borrow().as_ref().map_or(0, Qemu::watchdogs)
+    }
+
     /// How often the machine was reset so far, by itself or by [`Vm::reset`].
     pub fn resets(&self) -> usize {
         let now = self.qemu.borrow().as_ref().map_or(0, Qemu::resets);

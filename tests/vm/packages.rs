@@ -46,6 +46,8 @@ pub enum Fault {
     Emergency,
     /// All local checks are well, but the network is gone.
     NetworkGone,
+    /// systemd stops in the middle of its boot, and with it whatever it should end in time; the hardware's watchdog starves.
+    Freezes,
 }
 
 impl Fault {
@@ -59,6 +61,7 @@ impl Fault {
             Self::Hangs => "boot-hangs",
             Self::Emergency => "emergency",
             Self::NetworkGone => "network-gone",
+            Self::Freezes => "PID-1-freezes-with-a-watchdog",
         }
     }
 
@@ -85,6 +88,17 @@ update-initramfs -u -k \"$new\""
 echo 'UUID=5afe0000-0000-0000-0000-000000000000 /srv/nowhere ext4 defaults,x-systemd.device-timeout=5s 0 2' >>/etc/fstab"
             }
             Self::NetworkGone => "sed -i s/10.0.2.15/192.0.2.15/ /etc/systemd/network/lab.network",
+            Self::Freezes => {
+                "cat >/etc/systemd/system/lab-freeze.service <<'UNIT'
+[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=/bin/sh -c 'until grep -q ^active /sys/class/watchdog/watchdog0/state; do sleep 1; done; \\
+    echo lab: freezing >/dev/console; echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze'
+UNIT
+mkdir -p /etc/systemd/system/sysinit.target.wants
+ln -s ../lab-freeze.service /etc/systemd/system/sysinit.target.wants/"
+            }
         }
     }
 }

@@ -149,6 +149,11 @@ impl Qemu {
         resets(&self.control.text())
     }
 
+    /// How often a starved watchdog has reset the machine since it was switched on.
+    pub fn watchdogs(&self) -> usize {
+        self.control.text().matches("\"WATCHDOG\"").count()
+    }
+
     /// Returns when the machine has been reset for the n-th time since it was switched on.
     pub fn wait_reset(&self, number: usize, limit: Duration) -> Result<()> {
         self.control.wait(limit, |text| (resets(text) >= number).then_some(()))

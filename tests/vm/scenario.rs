@@ -134,14 +134,9 @@ impl Scenario<'_> {
     }
 }
 
-/// Plays a scenario from a fresh machine to its end, checks that it is the expected one, and keeps how long it took.
-pub fn play(scenario: &Scenario<'_>) -> Result<()> {
-    play_on(scenario).map(drop)
-}
-
 /// Plays a scenario that commits, and then rolls the committed run back by an operator's word.
 pub fn play_and_go_back(scenario: &Scenario<'_>) -> Result<()> {
-    let vm = play_on(scenario)?;
+    let vm = play(scenario)?;
     let (timer, started, before) = (Timer::start(), Instant::now(), vm.records().len());
     let cut = vm.resets() + vm.plugs();
     vm.begin(&format!("safe-upgrade rollback --yes >>{LOG} 2>&1"))?;
@@ -163,7 +158,10 @@ pub fn play_and_go_back(scenario: &Scenario<'_>) -> Result<()> {
     })
 }
 
-fn play_on(scenario: &Scenario<'_>) -> Result<Vm> {
+/// Plays a scenario from a fresh machine to its end, checks that it is the expected one, and keeps how long it took.
+///
+/// Returns the machine, still on.
+pub fn play(scenario: &Scenario<'_>) -> Result<Vm> {
     let timer = Timer::start();
     let vm =
         Vm::start(&format!("{}-{}", scenario.machine(), scenario.name()), scenario.layout, scenario.options)?;
