@@ -209,6 +209,7 @@ mod made_up {
                 core: Vec::new(),
                 directory: "/boot/grub".into(),
                 menu: true,
+                menu_place: Err("made up".into()),
             }),
             boot: BootPlace::Inside,
             esp: None,
