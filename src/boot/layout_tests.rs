@@ -213,12 +213,7 @@ fn systemd_boot_with_an_esp() {
     );
     fake.write("efi/a/linux", b"no kernel");
     assert!(found(&fake).entry.unwrap_err().contains("is no kernel image"));
-    let mut kernel = vec![0; 2048];
-    kernel[0x1f1] = 3;
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    kernel[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
-    kernel[0x500..0x50e].copy_from_slice(b"6.1.0-40-amd64");
-    fake.write("efi/a/linux", &kernel);
+    fake.write("efi/a/linux", &crate::boot::kernels::made_up::kernel_image("6.1.0-40-amd64"));
     assert_eq!(found(&fake).entry, Ok("a.conf".into()));
     fake.write("efi/EFI/Linux/b.efi", b"");
     assert!(found(&fake).entry.unwrap_err().contains("unified kernel image"));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Result, loader, packages, trouble};
+use crate::boot::layout::BootLayout;
 use crate::compat;
 use crate::conffiles::answers::Answers;
 use crate::conffiles::{self, Facts, predict, stock};
@@ -34,8 +35,13 @@ pub(super) struct Foresight {
 }
 
 /// Looks at packages, at the machine, and at programs that no package brought. Changes nothing; lists of packages are kept on the
-/// state volume where there is one. What cannot be found out is a finding.
-pub(super) fn look(places: &StateDirectory, hop: &Hop, told: Told<'_>) -> Foresight {
+/// state volume where there is one. What cannot be found out is a finding. Without `boot` what depends on how the machine boots is left out.
+pub(super) fn look(
+    places: &StateDirectory,
+    hop: &Hop,
+    boot: Option<&BootLayout>,
+    told: Told<'_>,
+) -> Foresight {
     let mut findings = Vec::new();
     let packages = match packages::look(places, hop, told) {
         Ok((ahead, found)) => {
@@ -48,34 +54,25 @@ pub(super) fn look(places: &StateDirectory, hop: &Hop, told: Told<'_>) -> Foresi
         }
     };
     let prediction = packages.as_ref().map(|ahead| &ahead.facts.prediction);
-    findings.extend(machine(hop, packages.as_ref()));
+    findings.extend(machine(hop, boot, packages.as_ref()));
     findings.extend(own_programs(places, hop, prediction, told));
     Foresight { findings, packages }
 }
 
 /// What of the machine itself stands in the way.
-fn machine(hop: &Hop, packages: Option<&compat::Ahead>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let boot = match loader::verdict() {
-        Ok((layout, _)) => Some(layout),
-        Err(why) => {
-            findings.push(Finding::unknown("how this machine boots", why));
-            None
-        }
-    };
+fn machine(hop: &Hop, boot: Option<&BootLayout>, packages: Option<&compat::Ahead>) -> Vec<Finding> {
     let remains = packages.map(remains);
     let growth = packages.and_then(|ahead| ahead.facts.prediction.disk_bytes);
-    findings.extend(inspect::look(
+    inspect::look(
         Path::new("/"),
         &Circumstances {
             hop: Some(hop),
-            boot: boot.as_ref(),
+            boot,
             today: jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date(),
             will_be_installed: remains.as_ref().map(|remains| remains as &dyn Fn(&str) -> bool),
             growth: growth.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         },
-    ));
-    findings
+    )
 }
 
 /// Whether a package is there after the upgrade.
@@ -164,7 +161,9 @@ pub(super) fn fetch(
     let told = |state: apt::Progress| {
         progress.percent(10.0 + f64::from(state.percent) * 0.8, &packages::shown(&state));
     };
-    let Foresight { mut findings, packages } = look(places, hop, &told);
+    let boot = loader::verdict().map(|(layout, _)| layout);
+    let Foresight { mut findings, packages } = look(places, hop, boot.as_ref().ok(), &told);
+    findings.extend(boot.err().map(|why| Finding::unknown("how this machine boots", why)));
     let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else { return Ok(findings) };
     findings.extend(packages::download(ahead, places, hop, progress, &told)?);
     findings.extend(of_configuration(config, &configuration(&packages::archives(places))));

@@ -2,6 +2,7 @@ use std::fs;
 
 use super::super::{Marked, default};
 use super::*;
+use crate::boot::kernels::made_up::kernel_image;
 use crate::boot::systemd_boot::Variables;
 use crate::system::exec::{Exec, find_tool};
 
@@ -80,17 +81,6 @@ impl Machine {
     fn set(&self, name: &str, value: &str) {
         self.places().variables.set(name, value).unwrap();
     }
-}
-
-/// As the kernel's build makes it (see `kernels`).
-fn kernel_image(version: &str) -> Vec<u8> {
-    let mut image = vec![0; 512 * 4 + 1600];
-    image[0x1f1] = 3;
-    image[0x1f4..0x1f8].copy_from_slice(&100_u32.to_le_bytes());
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    image[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
-    image[0x500..0x500 + version.len()].copy_from_slice(version.as_bytes());
-    image
 }
 
 /// A filesystem in memory at the ESP's place, for as long as this lives.
