@@ -7,10 +7,12 @@
     reason = "a test says what it does, and fails by panicking"
 )]
 
+mod throw_away;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use safe_upgrade::conffiles::answers::{Answer, Answers, FileAnswer};
 use safe_upgrade::conffiles::left::Decision;
@@ -24,8 +26,7 @@ use safe_upgrade::release::hop::Hop;
 use safe_upgrade::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings, upgrade};
 use safe_upgrade::system::identity::os_release;
 use safe_upgrade::system::span::Span;
-
-const INSIDE: &str = "SAFE_UPGRADE_INSIDE";
+use throw_away::INSIDE;
 
 const SCENARIOS: [(&str, fn()); 4] = [
     ("file-by-file", file_by_file),
@@ -37,20 +38,7 @@ const SCENARIOS: [(&str, fn()); 4] = [
 #[test]
 fn every_scenario_in_a_container() {
     let Some(root) = lab_root() else { return };
-    fs::copy(std::env::current_exe().unwrap(), root.join("root/conffiles")).unwrap();
-    for (name, _) in SCENARIOS {
-        let begun = std::time::Instant::now();
-        let status = Command::new("systemd-nspawn")
-            .args(["-q", "--register=no", "--keep-unit", "--as-pid2", "--volatile=overlay", "-D"])
-            .arg(&root)
-            .arg(format!("--setenv={INSIDE}={name}"))
-            .args(["/root/conffiles", "--exact", "inside", "--ignored", "--nocapture"])
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        println!("scenario {name}: {status} after {:?}", begun.elapsed());
-        assert!(status.success(), "scenario {name}: {status}");
-    }
+    throw_away::run_each(&root, &[], SCENARIOS.map(|(name, _)| name));
 }
 
 #[test]
@@ -339,20 +327,6 @@ fn build(name: &str, version: &str, content: &str, postinst: &str) {
 }
 
 fn lab_root() -> Option<PathBuf> {
-    let Some(lab) = std::env::var_os("SAFE_UPGRADE_RELEASE_LAB").map(PathBuf::from) else {
-        println!("skipped: SAFE_UPGRADE_RELEASE_LAB names no directory with a Debian root");
-        return None;
-    };
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: a container needs root");
-        return None;
-    }
-    let root = lab.join("root");
-    for needed in [Path::new("/usr/bin/systemd-nspawn"), &root.join("usr/bin/ucf")] {
-        if !needed.exists() {
-            println!("skipped: {} is not there", needed.display());
-            return None;
-        }
-    }
-    Some(root)
+    let root = throw_away::lab()?.join("root");
+    throw_away::has(&[Path::new("/usr/bin/systemd-nspawn"), &root.join("usr/bin/ucf")]).then_some(root)
 }

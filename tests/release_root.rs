@@ -9,11 +9,13 @@
     reason = "a test says what it does, and fails by panicking"
 )]
 
+mod throw_away;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use safe_upgrade::conffiles::left::Decision;
 use safe_upgrade::conffiles::policy::Decisions;
@@ -29,8 +31,7 @@ use safe_upgrade::system::identity::os_release;
 use safe_upgrade::system::span::Span;
 use safe_upgrade::system::told_to_stop::ToldToStop;
 use safe_upgrade::system::watched::Ended;
-
-const INSIDE: &str = "SAFE_UPGRADE_INSIDE";
+use throw_away::INSIDE;
 
 static MIRROR_LIST: std::sync::OnceLock<String> = std::sync::OnceLock::new();
 
@@ -50,26 +51,12 @@ const SCENARIOS: [(&str, fn()); 9] = [
 fn every_scenario_in_a_container() {
     let Some(root) = lab_root() else { return };
     let only = std::env::var("SAFE_UPGRADE_RELEASE_SCENARIO").ok();
-    fs::copy(std::env::current_exe().unwrap(), root.join("root/scenario")).unwrap();
     let other_root = completion_facts(&root).unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!((other_root.os_release.version_id.as_str(), other_root.audit.as_str()), ("12", ""));
     assert_eq!((&other_root.check, other_root.unfinished.len()), (&None, 0), "{other_root:?}");
-    for (name, _) in SCENARIOS {
-        if only.as_deref().is_some_and(|only| only != name) {
-            continue;
-        }
-        let begun = std::time::Instant::now();
-        let status = Command::new("systemd-nspawn")
-            .args(["-q", "--register=no", "--keep-unit", "--as-pid2", "--volatile=overlay", "-D"])
-            .arg(&root)
-            .arg(format!("--setenv={INSIDE}={name}"))
-            .args(["--tmpfs=/opt:size=1m", "/root/scenario", "--exact", "inside", "--ignored", "--nocapture"])
-            .stdin(Stdio::null())
-            .status()
-            .unwrap();
-        println!("scenario {name}: {status} after {:?}", begun.elapsed());
-        assert!(status.success(), "scenario {name}: {status}");
-    }
+    let names = SCENARIOS.map(|(name, _)| name);
+    let wanted = names.into_iter().filter(|name| only.as_deref().is_none_or(|only| only == *name));
+    throw_away::run_each(&root, &["--tmpfs=/opt:size=1m"], wanted);
 }
 
 #[test]
@@ -398,19 +385,9 @@ fn build(name: &str, version: &str, postinst: &str) {
 }
 
 fn lab_root() -> Option<PathBuf> {
-    let Some(lab) = std::env::var_os("SAFE_UPGRADE_RELEASE_LAB").map(PathBuf::from) else {
-        println!("skipped: SAFE_UPGRADE_RELEASE_LAB names no directory for a Debian root");
+    let lab = throw_away::lab()?;
+    if !throw_away::has(&[Path::new("/usr/bin/mmdebstrap"), Path::new("/usr/bin/systemd-nspawn")]) {
         return None;
-    };
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: a container needs root");
-        return None;
-    }
-    for tool in ["/usr/bin/mmdebstrap", "/usr/bin/systemd-nspawn"] {
-        if !Path::new(tool).exists() {
-            println!("skipped: {tool} is not installed");
-            return None;
-        }
     }
     let root = lab.join("root");
     if !root.join("etc/os-release").exists() {

@@ -1,6 +1,7 @@
 //! What the way in which a machine boots can promise: the method for the trial, and the guarantee level. Pure.
 
 use super::layout::{BootLayout, BootPlace, Firmware, Initramfs, Kexec, Loader, Partition, SystemdBoot};
+use super::menu_place::{self, Looks};
 
 /// How the trial is booted once, and only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,17 @@ pub fn judge(layout: &BootLayout) -> Verdict {
             "GRUB has no menu here, so nobody can tell which kernel boots next",
         );
     }
-    with_grub(layout)
+    match menu_place::look(grub) {
+        Looks::Here(remarks) => {
+            let mut verdict = with_grub(layout);
+            verdict.remarks.extend(remarks);
+            verdict
+        }
+        Looks::Elsewhere(why) => Verdict {
+            better: vec!["grub-install makes GRUB look for the menu of this system".into()],
+            ..by_name(GuaranteeLevel::C, &format!("what GRUB boots next is not this system's to say: {why}"))
+        },
+    }
 }
 
 /// The first method that nothing speaks against.
@@ -245,7 +256,7 @@ fn by_name(level: GuaranteeLevel, reason: &str) -> Verdict {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::layout::{CoreImage, Grub};
+    use super::super::layout::{CoreImage, Grub, MenuPlace};
     use super::*;
 
     const UEFI: Firmware = Firmware::Uefi { secure_boot: Some(false) };
@@ -261,18 +272,22 @@ mod tests {
         }
     }
 
+    fn grub(core: Vec<CoreImage>, menu: bool) -> Loader {
+        let place = MenuPlace { uuid: "0f-4e".into(), path: "/@/boot/grub".into(), partitions: vec![4] };
+        let directory = "/boot/grub".into();
+        Loader::Grub(Grub { version: None, core, directory, menu, menu_place: Ok(place) })
+    }
+
     /// A server with GRUB, `/boot` inside btrfs, and everything that could be wished for.
     fn layout(firmware: Firmware) -> BootLayout {
-        let core = CoreImage { place: "disk /dev/vda, partition 1 (bios_grub)".into(), prefix: None };
+        let core = CoreImage {
+            place: "disk /dev/vda, partition 1 (bios_grub)".into(),
+            prefix: Some("(,gpt4)/@/boot/grub".into()),
+        };
         BootLayout {
             container: false,
             firmware,
-            loader: Loader::Grub(Grub {
-                version: None,
-                core: vec![core],
-                directory: "/boot/grub".into(),
-                menu: true,
-            }),
+            loader: grub(vec![core], true),
             boot: BootPlace::Inside,
             esp: (firmware != Firmware::Bios).then(|| partition("/boot/efi", "vfat")),
             initramfs: Some(Initramfs::InitramfsTools),
@@ -388,8 +403,7 @@ mod tests {
     #[test]
     fn files_of_grub_alone_are_no_grub() {
         let mut machine = layout(Firmware::Bios);
-        machine.loader =
-            Loader::Grub(Grub { version: None, core: vec![], directory: "/boot/grub".into(), menu: true });
+        machine.loader = grub(vec![], true);
         assert_eq!(found(&machine), (Method::ByName, GuaranteeLevel::C));
         machine.firmware = UEFI;
         assert_eq!(
@@ -397,9 +411,26 @@ mod tests {
             (Method::Kexec, GuaranteeLevel::A),
             "an ESP that is not mounted can hold it"
         );
-        machine.loader =
-            Loader::Grub(Grub { version: None, core: vec![], directory: "/boot/grub".into(), menu: false });
+        machine.loader = grub(vec![], false);
         assert_eq!(found(&machine), (Method::ByName, GuaranteeLevel::C));
+    }
+
+    /// No method of GRUB's is worth anything when it reads another menu; a prefix that could not be read takes nothing away.
+    #[test]
+    fn a_grub_that_looks_elsewhere() {
+        for firmware in [Firmware::Bios, UEFI] {
+            let with = |prefix: Option<&str>| {
+                let core = CoreImage { place: "x".into(), prefix: prefix.map(str::to_owned) };
+                judge(&BootLayout { loader: grub(vec![core], true), ..layout(firmware) })
+            };
+            let elsewhere = with(Some("(,gpt4)/@old/boot/grub"));
+            assert_eq!((elsewhere.method, elsewhere.level), (Method::ByName, GuaranteeLevel::C));
+            assert!(elsewhere.reason.contains("GRUB at x looks for its menu at (,gpt4)/@old/boot/grub"));
+            assert!(elsewhere.better[0].starts_with("grub-install"));
+            let unread = with(None);
+            assert_eq!((unread.method, unread.level), (judge(&layout(firmware)).method, GuaranteeLevel::A));
+            assert!(unread.remarks[0].contains("could not be read"), "{:?}", unread.remarks);
+        }
     }
 
     #[test]

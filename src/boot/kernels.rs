@@ -300,14 +300,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Unproven> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    const VERSION: &str = "6.1.0-40-amd64";
-
+pub(in crate::boot) mod made_up {
     /// The head of an image as the kernel's build makes it, and 100 times 16 bytes.
-    fn kernel_image(version: &str) -> Vec<u8> {
+    pub(in crate::boot) fn kernel_image(version: &str) -> Vec<u8> {
         let mut image = vec![0; 512 * 4 + 1600];
         image[0x1f1] = 3;
         image[0x1f4..0x1f8].copy_from_slice(&100_u32.to_le_bytes());
@@ -317,6 +312,15 @@ mod tests {
         image[0x500..0x500 + text.len()].copy_from_slice(text.as_bytes());
         image
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_up::kernel_image;
+    use super::*;
+    use std::fs;
+
+    const VERSION: &str = "6.1.0-40-amd64";
 
     /// One entry of an archive.
     fn entry(name: &str) -> Vec<u8> {

@@ -5,6 +5,7 @@ mod core_image;
 mod disk;
 mod facts;
 mod grub;
+mod menu_place;
 mod systemd_boot;
 mod table;
 mod volumes;
@@ -72,6 +73,19 @@ pub struct Grub {
     pub directory: PathBuf,
     /// There is a `grub.cfg` in its directory.
     pub menu: bool,
+    /// Where its directory lies, as GRUB would name it; or why that is not known.
+    pub menu_place: Result<MenuPlace, String>,
+}
+
+/// A directory by the names that GRUB has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MenuPlace {
+    /// The filesystem's UUID.
+    pub uuid: String,
+    /// The path from the filesystem's top; on btrfs that begins with the subvolume: `/@/boot/grub`.
+    pub path: String,
+    /// The numbers of the partitions on which the filesystem lies; empty where it lies on anything else as well.
+    pub partitions: Vec<u32>,
 }
 
 /// What there is of systemd-boot.
@@ -233,7 +247,7 @@ fn read_asking(root: &Path, machine: &Machine) -> Result<BootLayout, LayoutError
         )
     } else {
         let (boot, esp) = volumes::find(root, machine.uuid)?;
-        let mut loader = grub::loader(root, firmware, esp.as_ref(), machine.core)?;
+        let mut loader = grub::loader(root, firmware, esp.as_ref(), machine)?;
         if let Loader::SystemdBoot(found) = &mut loader {
             *found = systemd_boot::find(root, esp.as_ref(), &boot, &kernel)?;
         }

@@ -76,6 +76,8 @@ fn bios_with_boot_inside_the_root() {
     let Loader::Grub(grub) = layout.loader else { panic!("{:?}", layout.loader) };
     assert_eq!(grub.version.as_deref(), Some("2.06-13+deb12u1"));
     assert_eq!((grub.core.len(), grub.menu), (1, true));
+    let place = MenuPlace { uuid: "0f-4e".into(), path: "/@/boot/grub".into(), partitions: vec![] };
+    assert_eq!(grub.menu_place, Ok(place));
 }
 
 #[test]
@@ -91,6 +93,29 @@ fn a_separate_boot_and_what_it_lies_on() {
     assert_eq!((raid.plain, raid.read_only), (Err("md0 is a software RAID".into()), true));
     let gone = boot("30 22 7:9 / /boot rw - ext4 /dev/loop9 rw");
     assert_eq!(gone.plain, Err("/dev/loop9 is not known to the kernel".into()));
+}
+
+#[test]
+fn where_the_menu_lies() {
+    let place = |fake: &Fake| match fake.layout().loader {
+        Loader::Grub(grub) => grub.menu_place,
+        other => panic!("{other:?}"),
+    };
+    let fake = Fake::new(&with("30 22 254:2 / /boot rw - ext4 /dev/vda2 rw"));
+    fake.write("sys/class/block/vda2/partition", b"2\n");
+    let wanted = MenuPlace { uuid: "0f-4e".into(), path: "/grub".into(), partitions: vec![2] };
+    assert_eq!(place(&fake), Ok(wanted.clone()));
+    // A btrfs on two disks, one of which is no partition.
+    fake.write("sys/fs/btrfs/0f-4e/devices/vdb3/partition", b"3\n");
+    assert_eq!(place(&fake), Ok(MenuPlace { partitions: vec![2, 3], ..wanted.clone() }));
+    fake.write("sys/fs/btrfs/0f-4e/devices/vdc/size", b"1\n");
+    assert_eq!(place(&fake), Ok(MenuPlace { partitions: vec![], ..wanted }));
+    // Ubuntu on ZFS has it on the ESP, by a link or a bind mount.
+    fs::rename(fake.root().join("boot/grub"), fake.root().join("boot/elsewhere")).unwrap();
+    fake.link("boot/grub", "boot/elsewhere");
+    assert_eq!(place(&fake).unwrap().path, "/elsewhere");
+    let fake = Fake::new("22 1 0:20 / / rw - zfs rpool/ROOT/debian rw\n");
+    assert!(place(&fake).unwrap_err().contains("rpool/ROOT/debian, which is no block device"));
 }
 
 #[test]
@@ -188,12 +213,7 @@ fn systemd_boot_with_an_esp() {
     );
     fake.write("efi/a/linux", b"no kernel");
     assert!(found(&fake).entry.unwrap_err().contains("is no kernel image"));
-    let mut kernel = vec![0; 2048];
-    kernel[0x1f1] = 3;
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    kernel[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
-    kernel[0x500..0x50e].copy_from_slice(b"6.1.0-40-amd64");
-    fake.write("efi/a/linux", &kernel);
+    fake.write("efi/a/linux", &crate::boot::kernels::made_up::kernel_image("6.1.0-40-amd64"));
     assert_eq!(found(&fake).entry, Ok("a.conf".into()));
     fake.write("efi/EFI/Linux/b.efi", b"");
     assert!(found(&fake).entry.unwrap_err().contains("unified kernel image"));

@@ -1,6 +1,7 @@
 //! Which system the next boot lands on, and what of the boot loader goes with it.
 //!
-//! In the order of the story: [`layout`] reads how the machine boots, [`judge`] says what that can promise. [`named_root`]
+//! In the order of the story: [`layout`] reads how the machine boots, [`judge`] says what that can promise (`menu_place`: whether GRUB
+//! looks for its menu where this system writes it). [`named_root`]
 //! switches roots by name. [`one_shot`] boots the trial once: [`frozen`] holds the installers off, [`menu`] and [`block`] are what
 //! GRUB reads, [`env_block`] is what it clears ([`for_grub`] puts both where it finds them), [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`kernels`] and
 //! [`initrd`] keep a trial from being tried that could not boot; [`set`] copies and brings back what no snapshot of the root holds,
@@ -18,6 +19,7 @@ pub mod kernels;
 pub mod kexec;
 pub mod layout;
 pub mod menu;
+mod menu_place;
 pub mod named_root;
 pub mod one_shot;
 pub mod proof;

@@ -6,6 +6,7 @@ use super::Error;
 use super::removals::bare;
 use super::status::text;
 use crate::finding::{Finding, Severity};
+use crate::health::HealthError;
 use crate::release::hop::Hop;
 use crate::release::prediction::Prediction;
 
@@ -57,7 +58,7 @@ pub fn read(root: &Path) -> Result<Vec<Pin>, Error> {
     let parts = root.join("etc/apt/preferences.d");
     match std::fs::read_dir(&parts) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(Error::Read { path: parts, source }),
+        Err(source) => return Err(HealthError::Read { path: parts, source }.into()),
         Ok(entries) => {
             let mut names: Vec<String> =
                 entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

@@ -20,8 +20,6 @@ pub mod stacks;
 pub mod status;
 pub mod uses;
 
-use std::path::PathBuf;
-
 pub use look::{Ahead, look};
 pub use status::{happened, installed};
 
@@ -61,31 +59,15 @@ pub struct Facts {
 /// A fact without which nothing can be said.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file could not be read.
-    #[error("failed to read {}", .path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A text was not understood.
-    #[error("failed to understand {what}: {text:?}")]
-    Understand {
-        /// Where it is from.
-        what: &'static str,
-        /// What was not understood.
-        text: String,
-    },
     /// apt could not look ahead.
     #[error("failed to look ahead with an apt of our own")]
     Ahead(#[from] PreviewError),
     /// A package tool did not answer.
     #[error("failed to ask about the packages")]
     Ask(#[from] ExecError),
-    /// Units, sockets or processes.
-    #[error("failed to find out what the machine does")]
-    Uses(#[from] HealthError),
+    /// A file could not be read, or a text was not understood.
+    #[error(transparent)]
+    Machine(#[from] HealthError),
 }
 
 /// Judges the facts. Pure; on a plain Debian server there is neither a warning nor an inhibitor.

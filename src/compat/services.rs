@@ -6,6 +6,7 @@ use walkdir::WalkDir;
 
 use super::Error;
 use super::status::text;
+use crate::health::HealthError;
 
 /// Where people put programs of their own.
 const OWN_PLACES: [&str; 4] = ["opt", "srv", "home", "usr/local"];
@@ -140,7 +141,7 @@ fn environments(root: &Path, place: &str, found: &mut Services) -> Result<(), Er
             }
             Err(error) => {
                 let path = error.path().unwrap_or(&directory).to_owned();
-                return Err(Error::Read { path, source: error.into() });
+                return Err(HealthError::Read { path, source: error.into() }.into());
             }
         };
         if entry.file_type().is_file() {
@@ -165,7 +166,7 @@ fn environment_version(text: &str) -> Option<String> {
 
 /// The paths in a directory, sorted; none when it is not there.
 fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
-    let read = |source| Error::Read { path: directory.to_owned(), source };
+    let read = |source| HealthError::Read { path: directory.to_owned(), source };
     let entries = match std::fs::read_dir(directory) {
         Err(error)
             if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>

@@ -1,9 +1,10 @@
 //! What dpkg and apt have written down about the packages: the status file and the marks of what was installed by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Error;
+use crate::health::{self, HealthError};
 use crate::release::prediction::Happened;
 
 /// dpkg's record of every package.
@@ -58,10 +59,7 @@ pub fn parse(text: &str) -> Result<Vec<Package>, Error> {
     let mut found = Vec::new();
     for stanza in text.split("\n\n").filter(|stanza| !stanza.trim().is_empty()) {
         let field = |name: &str| field(stanza, name).unwrap_or_default().to_owned();
-        let wrong = || Error::Understand {
-            what: "dpkg's status file",
-            text: stanza.lines().next().unwrap_or_default().to_owned(),
-        };
+        let wrong = || not_understood(stanza.lines().next().unwrap_or_default());
         let status = field("Status");
         let words: Vec<&str> = status.split_ascii_whitespace().collect();
         let [want, flag, state] = words[..] else { return Err(wrong()) };
@@ -82,10 +80,9 @@ pub fn parse(text: &str) -> Result<Vec<Package>, Error> {
         });
     }
     let native = found.iter().find(|package| package.name == "dpkg" && package.is_present());
-    let native = native.map(|package| package.architecture.clone()).ok_or_else(|| Error::Understand {
-        what: "dpkg's status file",
-        text: "dpkg itself is not in it".into(),
-    })?;
+    let native = native
+        .map(|package| package.architecture.clone())
+        .ok_or_else(|| not_understood("dpkg itself is not in it"))?;
     for package in &mut found {
         if package.architecture != native && package.architecture != "all" && !package.architecture.is_empty()
         {
@@ -117,12 +114,7 @@ pub fn parse_automatic(text: &str) -> BTreeSet<String> {
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn read_automatic(root: &Path) -> Result<BTreeSet<String>, Error> {
-    match text(&root.join(EXTENDED_STATES)) {
-        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(BTreeSet::new())
-        }
-        other => Ok(parse_automatic(&other?)),
-    }
+    Ok(parse_automatic(&health::read_text_if_any(root.join(EXTENDED_STATES))?))
 }
 
 /// The installed packages and their versions, for [`happened`].
@@ -149,8 +141,11 @@ pub(super) fn field<'s>(stanza: &'s str, name: &str) -> Option<&'s str> {
 
 /// Reads a file; bytes that are not UTF-8 are replaced.
 pub(super) fn text(path: &Path) -> Result<String, Error> {
-    let read = std::fs::read(path).map_err(|source| Error::Read { path: PathBuf::from(path), source });
-    Ok(String::from_utf8_lossy(&read?).into_owned())
+    Ok(health::read_text(path.to_owned())?)
+}
+
+fn not_understood(text: &str) -> Error {
+    HealthError::Understand { what: "dpkg's status file", text: text.to_owned() }.into()
 }
 
 #[cfg(test)]

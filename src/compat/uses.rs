@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::removals::{Removal, bare};
 use super::status::text;
+use crate::health::HealthError;
 use crate::health::sockets::{self, Protocol};
 use crate::health::{packages, units};
 
@@ -109,8 +110,8 @@ fn file_list(root: &Path, package: &str) -> Result<String, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.strip_suffix(".list").is_some_and(|name| name.contains(':') && bare(name) == bare(package))
     };
-    let entries =
-        std::fs::read_dir(&directory).map_err(|source| Error::Read { path: directory.clone(), source })?;
+    let entries = std::fs::read_dir(&directory)
+        .map_err(|source| HealthError::Read { path: directory.clone(), source })?;
     let found = entries.flatten().map(|entry| entry.path()).find(of_package);
     text(&found.unwrap_or(plain))
 }

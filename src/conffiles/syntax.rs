@@ -2,13 +2,13 @@
 //! before the upgrade already is no news.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::pam;
 use super::stock::StockError;
 use crate::system::exec::{Exec, ExecError, Output};
+use crate::system::own_run::{OwnRunError, with_own_run};
 use crate::system::show;
 
 /// A program that can say whether it takes its configuration.
@@ -72,6 +72,9 @@ const TESTS: [Test; 8] = [
     },
 ];
 
+/// Made by the unit of sshd's service; without it even a good configuration is refused.
+const WANTED: [&str; 1] = ["sshd"];
+
 /// How long a program may think about its configuration. Names that no server resolves make some slow.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -92,25 +95,33 @@ pub enum SyntaxError {
     /// It could not be run, or gave no answer.
     #[error("failed to ask a program about its configuration")]
     Ask(#[from] ExecError),
+    /// The place where they are asked could not be made.
+    #[error(transparent)]
+    Place(#[from] OwnRunError),
     /// PAM's configuration could not be read.
     #[error("failed to look at the configuration of PAM")]
     Pam(#[from] StockError),
 }
 
-/// Asks the installed programs of the running system. Changes nothing, but for the empty directory that sshd wants to see.
+/// Asks the installed programs of the running system, in a `/run` that nobody else sees: some make a file or a directory there when they
+/// are asked.
 ///
 /// # Errors
 /// When a program could not be asked: its silence is no yes.
 pub fn look() -> Result<Vec<Refused>, SyntaxError> {
+    let mut refused = with_own_run(&WANTED, ask)??;
+    refused.extend(pam::missing(Path::new("/"))?.into_iter().map(|missing| Refused {
+        what: "PAM".to_owned(),
+        line: missing.to_string(),
+        stops: missing.keeps_people_out(),
+    }));
+    Ok(refused)
+}
+
+fn ask() -> Result<Vec<Refused>, SyntaxError> {
     let mut refused = Vec::new();
     for test in TESTS.iter().filter(|test| Path::new(test.file).exists()) {
         for program in installed(test.program) {
-            if test.what == "sshd" {
-                // On tmpfs, made by the unit of the service; without it even a good configuration is refused.
-                let _ = std::fs::create_dir("/run/sshd").and_then(|()| {
-                    std::fs::set_permissions("/run/sshd", std::fs::Permissions::from_mode(0o755))
-                });
-            }
             let output =
                 Exec::new(&program.display().to_string())?.args(test.arguments).limit(LIMIT).output()?;
             if !output.status.success() {
@@ -119,11 +130,6 @@ pub fn look() -> Result<Vec<Refused>, SyntaxError> {
             }
         }
     }
-    refused.extend(pam::missing(Path::new("/"))?.into_iter().map(|missing| Refused {
-        what: "PAM".to_owned(),
-        line: missing.to_string(),
-        stops: missing.keeps_people_out(),
-    }));
     Ok(refused)
 }
 
@@ -191,6 +197,30 @@ mod tests {
         let after =
             vec![refused("sshd", "y"), refused("sudo", "z"), refused("PAM", "a"), refused("PAM", "b")];
         assert_eq!(news(&before, after), [refused("sudo", "z"), refused("PAM", "b")]);
+    }
+
+    /// This machine's own sshd, whether its service runs or not.
+    #[test]
+    fn asking_leaves_nothing_in_run() {
+        if !rustix::process::geteuid().is_root() || !Path::new(TESTS[0].program).exists() {
+            println!("skipped: needs root and sshd");
+            return;
+        }
+        let directory = Path::new("/run/sshd");
+        let before = directory.exists();
+        let refused = || ask().unwrap().into_iter().find(|one| one.what == "sshd");
+        let (bare, asked, there) = with_own_run(&[], || {
+            // What covers the place in here is not the machine's own directory, which stays.
+            let _ = Exec::new("umount").unwrap().arg(directory).success();
+            let _ = std::fs::remove_dir(directory);
+            (refused(), with_own_run(&WANTED, refused).unwrap(), directory.exists())
+        })
+        .unwrap();
+        if Path::new(TESTS[0].file).exists() {
+            assert!(bare.is_some_and(|one| one.line.contains("/run/sshd")), "sshd wants its directory");
+        }
+        assert!(!asked.is_some_and(|one| one.line.contains("privilege separation")));
+        assert!(!there && directory.exists() == before);
     }
 
     #[test]

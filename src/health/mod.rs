@@ -88,7 +88,7 @@ pub(crate) fn read_text(path: PathBuf) -> Result<String, HealthError> {
     }
 }
 
-/// [`read_text`] for a file that the kernel shows only when it has the feature; without it, nothing is there to be listed.
+/// [`read_text`] for a file that is there only when it has something to list (the kernel's, without the feature).
 pub(crate) fn read_text_if_any(path: PathBuf) -> Result<String, HealthError> {
     match read_text(path) {
         Err(HealthError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

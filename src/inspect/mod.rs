@@ -3,6 +3,7 @@
 //! One file for each theme, with `facts` (reads, below any root) and `findings` (judges, touches nothing). Packages that are half
 //! installed, the room on the root and in `/boot`, snapshots and checks are looked at elsewhere.
 
+mod boot_options;
 mod cgroups;
 mod clock;
 mod crypt;
@@ -209,6 +210,7 @@ mod made_up {
                 core: Vec::new(),
                 directory: "/boot/grub".into(),
                 menu: true,
+                menu_place: Err("made up".into()),
             }),
             boot: BootPlace::Inside,
             esp: None,

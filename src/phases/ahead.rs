@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Result, loader, packages, trouble};
+use crate::boot::layout::BootLayout;
 use crate::compat;
 use crate::conffiles::answers::Answers;
 use crate::conffiles::{self, Facts, predict, stock};
@@ -19,6 +20,7 @@ use crate::release::apt;
 use crate::release::hop::Hop;
 use crate::release::prediction::Prediction;
 use crate::release::private_apt::{Lists, PrivateApt};
+use crate::release::sources::entries::Entry;
 use crate::system::durable;
 
 /// Who hears how far it is.
@@ -34,8 +36,13 @@ pub(super) struct Foresight {
 }
 
 /// Looks at packages, at the machine, and at programs that no package brought. Changes nothing; lists of packages are kept on the
-/// state volume where there is one. What cannot be found out is a finding.
-pub(super) fn look(places: &StateDirectory, hop: &Hop, told: Told<'_>) -> Foresight {
+/// state volume where there is one. What cannot be found out is a finding. Without `boot` what depends on how the machine boots is left out.
+pub(super) fn look(
+    places: &StateDirectory,
+    hop: &Hop,
+    boot: Option<&BootLayout>,
+    told: Told<'_>,
+) -> Foresight {
     let mut findings = Vec::new();
     let packages = match packages::look(places, hop, told) {
         Ok((ahead, found)) => {
@@ -48,34 +55,25 @@ pub(super) fn look(places: &StateDirectory, hop: &Hop, told: Told<'_>) -> Foresi
         }
     };
     let prediction = packages.as_ref().map(|ahead| &ahead.facts.prediction);
-    findings.extend(machine(hop, packages.as_ref()));
+    findings.extend(machine(hop, boot, packages.as_ref()));
     findings.extend(own_programs(places, hop, prediction, told));
     Foresight { findings, packages }
 }
 
 /// What of the machine itself stands in the way.
-fn machine(hop: &Hop, packages: Option<&compat::Ahead>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let boot = match loader::verdict() {
-        Ok((layout, _)) => Some(layout),
-        Err(why) => {
-            findings.push(Finding::unknown("how this machine boots", why));
-            None
-        }
-    };
+fn machine(hop: &Hop, boot: Option<&BootLayout>, packages: Option<&compat::Ahead>) -> Vec<Finding> {
     let remains = packages.map(remains);
     let growth = packages.and_then(|ahead| ahead.facts.prediction.disk_bytes);
-    findings.extend(inspect::look(
+    inspect::look(
         Path::new("/"),
         &Circumstances {
             hop: Some(hop),
-            boot: boot.as_ref(),
+            boot,
             today: jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date(),
             will_be_installed: remains.as_ref().map(|remains| remains as &dyn Fn(&str) -> bool),
             growth: growth.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         },
-    ));
-    findings
+    )
 }
 
 /// Whether a package is there after the upgrade.
@@ -123,7 +121,7 @@ fn own_programs(
     }
 }
 
-/// Asks the new release's index of files, fetched by an apt of its own: where a mirror has no good copy, apt throws away all lists.
+/// Asks the new release's index of files.
 fn index(
     places: &StateDirectory,
     hop: &Hop,
@@ -134,16 +132,40 @@ fn index(
     if let Some(kept) = &kept {
         durable::private_directory(kept).map_err(trouble)?;
     }
+    ask_index(kept.as_deref(), &packages::own_sources(hop)?, wanted, told)
+}
+
+/// The index is fetched by an apt of its own: where a mirror has no good copy, apt throws away all lists.
+fn ask_index(
+    kept: Option<&Path>,
+    sources: &[Entry],
+    wanted: &contents::Wanted,
+    told: Told<'_>,
+) -> Result<contents::Provided> {
     let architecture = libraries::native_architecture();
-    let private = PrivateApt::open(kept.as_deref()).map_err(trouble)?;
+    let private = PrivateApt::open(kept).map_err(trouble)?;
     let snippet = libraries::index_target_configuration(architecture);
     private.configure("contents.conf", &snippet).map_err(trouble)?;
-    let sources = packages::own_sources(hop)?;
-    private.set_sources(&sources).map_err(trouble)?;
+    private.set_sources(sources).map_err(trouble)?;
     let outcome = private.update(&private.path().join("log/index.log"), told).map_err(trouble)?;
     if !outcome.well() {
         return Err(Trouble::new(outcome.reason()));
     }
+    eprintln!(
+        "DEBUG {} {:?} {}",
+        outcome.output,
+        std::fs::read_dir(private.path().join("state/lists"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect::<Vec<_>>(),
+        private
+            .ask("apt-config", Lists::Own, &["dump"])
+            .unwrap()
+            .lines()
+            .filter(|l| l.contains("Contents"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
     private.keep_lists().map_err(trouble)?;
     let files = contents::find_indexes(&private.path().join("state/lists"), architecture).map_err(trouble)?;
     contents::search_files(&files, wanted).map_err(trouble)
@@ -164,7 +186,9 @@ pub(super) fn fetch(
     let told = |state: apt::Progress| {
         progress.percent(10.0 + f64::from(state.percent) * 0.8, &packages::shown(&state));
     };
-    let Foresight { mut findings, packages } = look(places, hop, &told);
+    let boot = loader::verdict().map(|(layout, _)| layout);
+    let Foresight { mut findings, packages } = look(places, hop, boot.as_ref().ok(), &told);
+    findings.extend(boot.err().map(|why| Finding::unknown("how this machine boots", why)));
     let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else { return Ok(findings) };
     findings.extend(packages::download(ahead, places, hop, progress, &told)?);
     findings.extend(of_configuration(config, &configuration(&packages::archives(places))));
@@ -205,3 +229,7 @@ pub(super) fn of_configuration(config: &Config, facts: &Result<Facts>) -> Vec<Fi
         Err(error) => unknown(chain(&error)),
     }
 }
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Result, ahead, boot_proof, boot_set, loader, store, trouble, ubuntu};
 use crate::boot::judge::Verdict;
+use crate::boot::layout::BootLayout;
 use crate::conffiles;
 use crate::config::Config;
 use crate::evidence::{GuaranteeLevel, Promise, Waiver};
@@ -50,6 +51,15 @@ pub fn stops(finding: &Finding, waivers: &[Waiver], today: &str) -> bool {
 /// # Errors
 /// When the layout of the root cannot be found out; everything else that cannot be found out is a finding.
 pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) -> Result<Outlook> {
+    Ok(look_and_boot(config, places, names)?.0)
+}
+
+/// With how the machine boots, for whoever looks further.
+fn look_and_boot(
+    config: &Config,
+    places: &StateDirectory,
+    names: Option<&RunNames>,
+) -> Result<(Outlook, BootLayout)> {
     let layout = layout::read(Path::new("/"), names).map_err(trouble)?;
     let mut findings: Vec<Finding> = snapshot::findings::findings(&layout);
     findings.extend(store::findings(config));
@@ -77,7 +87,8 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
     findings.sort_by_key(|finding| finding.severity);
     let mounts =
         layout.mounts.iter().map(|mount| format!("{}: {}", mount.point.display(), mount.reason)).collect();
-    Ok(Outlook { findings, mounts, promise, today: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string() })
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    Ok((Outlook { findings, mounts, promise, today }, boot))
 }
 
 /// [`look`], and what the new release will make of the machine, with the configuration files that it will ask about. Downloads
@@ -91,8 +102,8 @@ pub fn look_ahead(
     hop: &Hop,
     told: &dyn Fn(apt::Progress),
 ) -> Result<(Outlook, conffiles::Facts)> {
-    let mut outlook = look(config, places, None)?;
-    let ahead::Foresight { findings, packages } = ahead::look(places, hop, told);
+    let (mut outlook, boot) = look_and_boot(config, places, None)?;
+    let ahead::Foresight { findings, packages } = ahead::look(places, hop, Some(&boot), told);
     outlook.findings.extend(findings);
     let mut configuration = conffiles::Facts::default();
     if let Some(packages) = &packages {

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod lock;
 pub mod marked;
 pub mod mounts;
+pub mod own_run;
 pub mod sandbox;
 pub mod show;
 pub mod span;

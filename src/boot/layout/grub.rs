@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{
-    CoreImage, Firmware, Grub, LayoutError, Loader, Partition, at, core_image, text_if_there, volumes,
+    CoreImage, Firmware, Grub, LayoutError, Loader, Machine, Partition, at, core_image, menu_place,
+    text_if_there, volumes,
 };
 
 /// Written by the boot loader that ran: the variable of the Boot Loader Interface (systemd.io).
@@ -30,7 +31,7 @@ pub(super) fn loader(
     root: &Path,
     firmware: Firmware,
     esp: Option<&Partition>,
-    cores: fn(&Path) -> Result<Vec<CoreImage>, LayoutError>,
+    machine: &Machine,
 ) -> Result<Loader, LayoutError> {
     let directory = PathBuf::from("/boot/grub");
     let here = volumes::below(root, &directory);
@@ -54,10 +55,11 @@ pub(super) fn loader(
         return Ok(other.map_or(Loader::None, |(_, name)| Loader::Other(name)));
     }
     let core = match firmware {
-        Firmware::Bios => cores(root)?,
+        Firmware::Bios => (machine.core)(root)?,
         Firmware::Uefi { .. } => esp.map(|esp| on_esp(root, esp)).transpose()?.unwrap_or_default(),
     };
-    Ok(Loader::Grub(Grub { version: version(root)?, core, directory, menu }))
+    let menu_place = menu_place::find(root, &directory, machine.uuid)?;
+    Ok(Loader::Grub(Grub { version: version(root)?, core, directory, menu, menu_place }))
 }
 
 /// What the boot loader wrote about itself: UTF-16 behind four bytes of attributes.

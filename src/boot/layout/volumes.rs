@@ -17,7 +17,7 @@ const PLAIN_DISKS: [&str; 6] = ["sd", "hd", "vd", "xvd", "nvme", "mmcblk"];
 /// `blkid` found nothing that it knows: blkid(8).
 const NOTHING_KNOWN: i32 = 2;
 
-type AskUuid = fn(&Path) -> Result<Option<String>, LayoutError>;
+pub(super) type AskUuid = fn(&Path) -> Result<Option<String>, LayoutError>;
 
 /// `/boot` and the ESP.
 pub(super) fn find(root: &Path, uuid: AskUuid) -> Result<(BootPlace, Option<Partition>), LayoutError> {

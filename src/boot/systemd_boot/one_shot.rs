@@ -54,13 +54,13 @@ impl LoaderOneShot {
     /// When anything of it can't be done or found out; call [`LoaderOneShot::clean_up`] then.
     pub fn arm(&self, kernel: &str, subvolume: u64) -> Result<()> {
         self.frozen().freeze()?;
-        let made_sync = self.places.write_through()?;
         let record = match Record::read(&self.run_directory)? {
             Some(record) => {
                 record.verify_kept()?;
-                record
+                self.write_through(record)?
             }
             None => {
+                let made_sync = self.places.write_through()?;
                 let running = self.places.running(kernel)?;
                 self.mounts(&running, &self.root_name)?;
                 let record = Record { made_sync, ..self.keep(&running, subvolume)? };
@@ -93,7 +93,14 @@ impl LoaderOneShot {
         if !self.is_pinned(&record)? {
             return Ok(Some("systemd-boot does not boot the old system by default".into()));
         }
-        Ok(None)
+        // Last: looking at the entries has mounted what is mounted on demand.
+        let behind = self.places.written_behind()?;
+        Ok(behind.first().map(|volume| {
+            format!(
+                "{} was mounted anew without the option sync: a power cut could damage it",
+                volume.display()
+            )
+        }))
     }
 
     /// Makes the upgraded root the one that is tried at the next reset, once: with the kernel and the initial RAM disks of the entry that
@@ -103,8 +110,9 @@ impl LoaderOneShot {
     /// # Errors
     /// As [`LoaderOneShot::arm`]. The next boot is the old system then.
     pub fn prepare_trial(&self, reset_after: u32) -> Result<Trial> {
-        let mut record = self.armed()?;
+        let record = self.armed()?;
         record.verify_kept()?;
+        let mut record = self.write_through(record)?;
         let next = self.next_default(&record)?;
         self.keep_command_line(&next)?;
         let (kernel, initrds) = next.files().map_err(|why| wrong(&next, why))?;
@@ -256,6 +264,20 @@ impl LoaderOneShot {
             self.places.variables.set(variables::DEFAULT, &record.old.id())?;
         }
         Ok(())
+    }
+
+    /// Mounts written behind since the volumes were made to be written through are again, and remembered for the clean-up.
+    fn write_through(&self, record: Record) -> Result<Record> {
+        let anew = self.places.write_through()?;
+        let fresh: Vec<PathBuf> =
+            anew.into_iter().filter(|volume| !record.made_sync.contains(volume)).collect();
+        if fresh.is_empty() {
+            return Ok(record);
+        }
+        let made_sync = [record.made_sync.clone(), fresh].concat();
+        let record = Record { made_sync, ..record };
+        record.write(&self.run_directory)?;
+        Ok(record)
     }
 
     fn unpin(&self) -> Result<()> {

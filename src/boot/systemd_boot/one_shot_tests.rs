@@ -2,8 +2,9 @@ use std::fs;
 
 use super::super::{Marked, default};
 use super::*;
+use crate::boot::kernels::made_up::kernel_image;
 use crate::boot::systemd_boot::Variables;
-use crate::system::exec::find_tool;
+use crate::system::exec::{Exec, find_tool};
 
 const OLD: &str = "6.1.0-50-cloud-amd64";
 const NEW: &str = "6.12.48+deb13-cloud-amd64";
@@ -82,15 +83,65 @@ impl Machine {
     }
 }
 
-/// As the kernel's build makes it (see `kernels`).
-fn kernel_image(version: &str) -> Vec<u8> {
-    let mut image = vec![0; 512 * 4 + 1600];
-    image[0x1f1] = 3;
-    image[0x1f4..0x1f8].copy_from_slice(&100_u32.to_le_bytes());
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    image[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
-    image[0x500..0x500 + version.len()].copy_from_slice(version.as_bytes());
-    image
+/// A filesystem in memory at the ESP's place, for as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(point: PathBuf) -> Option<Self> {
+        let mount = Exec::new("mount").unwrap().args(["-t", "tmpfs", "none"]).arg(&point).success();
+        if let Err(error) = mount {
+            println!("skipped: a filesystem can't be mounted here ({error})");
+            return None;
+        }
+        Some(Self(point))
+    }
+
+    fn is_sync(&self) -> bool {
+        let table = crate::system::mounts::read().unwrap();
+        let mount = table.iter().rfind(|mount| mount.point == self.0).unwrap();
+        mount.options.iter().any(|option| option == "sync")
+    }
+
+    fn remount(&self, options: &str) {
+        Exec::new("mount").unwrap().args(["-o", options]).arg(&self.0).success().unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Exec::new("umount").map(|umount| umount.arg(&self.0).success());
+    }
+}
+
+/// While armed the ESP is written through: one that somebody has mounted anew is told, and the next step mends it.
+#[test]
+fn an_esp_that_is_written_behind_again_is_a_fault() {
+    let Some(machine) = Machine::new() else { return };
+    let Some(esp) = Mounted::at(machine.path("esp")) else { return };
+    machine.kernel_install("esp", OLD, "subvol=@");
+    let trial = machine.trial();
+    trial.arm(OLD, 300).unwrap();
+    assert_eq!((trial.fault().unwrap(), esp.is_sync()), (None, true));
+    for again in [false, true] {
+        esp.remount("remount,async");
+        let fault = trial.fault().unwrap().unwrap();
+        assert!(fault.contains("esp was mounted anew without the option sync"), "{fault}");
+        if again {
+            trial.prepare_trial(900).unwrap();
+            trial.disarm_trial().unwrap();
+        } else {
+            trial.arm(OLD, 300).unwrap();
+        }
+        assert_eq!((trial.fault().unwrap(), esp.is_sync()), (None, true));
+    }
+    trial.clean_up().unwrap();
+    assert!(!esp.is_sync(), "as it was before");
+    // One that was mounted so by its owner stays so.
+    esp.remount("remount,sync");
+    trial.arm(OLD, 300).unwrap();
+    assert_eq!(trial.fault().unwrap(), None);
+    trial.clean_up().unwrap();
+    assert!(esp.is_sync());
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub const ENTRIES: &str = "loader/entries";
 const UNIFIED: &str = "EFI/Linux";
 /// A remount writes out what waits in memory: some kernels at most.
 const REMOUNT_LIMIT: Duration = Duration::from_secs(300);
+/// The type of what is mounted where something is mounted on demand: autofs(5).
+const AUTOMOUNT: &str = "autofs";
 /// What stands around the setting of ours in [`LOADER_CONF`].
 const BEGIN: &str = "# safe-upgrade: begin";
 const END: &str = "# safe-upgrade: end";
@@ -182,8 +184,21 @@ impl Places {
             .try_for_each(|volume| remount(volume, "remount,async"))
     }
 
+    /// The volumes that are not mounted as [`Places::write_through`] leaves them. One that is mounted on demand is unmounted and mounted anew
+    /// as its automount wants, and nobody has done anything wrong: it is none of them.
+    pub(super) fn written_behind(&self) -> Result<Vec<PathBuf>, SystemdBootError> {
+        let table = mounts::read()?;
+        let on_demand =
+            |volume: &Path| table.iter().any(|mount| mount.point == volume && mount.fs_type == AUTOMOUNT);
+        Ok(self.mounted(false)?.into_iter().filter(|volume| !on_demand(volume)).collect())
+    }
+
     /// The volumes that are mounted, with the option `sync` or without it.
     fn mounted(&self, sync: bool) -> Result<Vec<PathBuf>, SystemdBootError> {
+        // Looking into one mounts it when it is mounted on demand.
+        for volume in self.volumes() {
+            drop(std::fs::read_dir(volume).map(Iterator::count));
+        }
         let table = mounts::read()?;
         let is_it = |volume: &&Path| {
             let mount = table.iter().rfind(|mount| mount.point == **volume);
