@@ -320,7 +320,9 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
         if !trees.insert(tree) {
             return Err((format!("{tree}"), format!("the tree {tree} is named twice")));
         }
-        if backup.store.as_path().starts_with(tree.as_path()) {
+        // Everything lies inside the root; whether its copy would hold the store depends on what is mounted where.
+        let is_root = tree.as_path() == Path::new("/");
+        if !is_root && backup.store.as_path().starts_with(tree.as_path()) {
             return Err((
                 format!("{}", backup.store),
                 format!("the store {} lies inside the tree {tree}", backup.store),

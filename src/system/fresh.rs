@@ -123,8 +123,11 @@ fn is_ours(directory: &File) -> io::Result<bool> {
     Ok(found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0)
 }
 
-/// Removes a tree that only we can enter, also what was restored read-only or immutable.
-fn remove_tree(directory: &Path) -> io::Result<()> {
+/// Removes a tree that only we can enter, also what was restored read-only or immutable. Nothing must be mounted in it.
+///
+/// # Errors
+/// When something of it stays, or it is not there.
+pub fn remove_tree(directory: &Path) -> io::Result<()> {
     if fs::remove_dir_all(directory).is_ok() {
         return Ok(());
     }
