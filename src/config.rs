@@ -68,7 +68,8 @@ pub struct Backup {
     /// Whether a run makes the copies itself; otherwise it only verifies those that lie in the store.
     #[serde(default = "yes")]
     pub copy: bool,
-    /// Where restored trees are put while they are compared; by default beside the journal.
+    /// Where restored trees are put while they are compared, and where a rehearsal without snapshots has its clone; by default beside
+    /// the journal.
     pub scratch: Option<AbsolutePath>,
     /// How old a proof from before a restart may be.
     #[serde(default = "one_day")]
@@ -415,6 +416,7 @@ mod tests {
             wrong("[backup]\nstore = \"/etc/x\"\ntrees = [\"/etc\"]\n")
                 .starts_with("2:10: the store /etc/x lies")
         );
+        assert!(parse("[backup]\nstore = \"/etc/x\"\ntrees = [\"/\"]\n").is_ok());
         assert!(wrong(&format!("{SMALL}[health]\nsoak = \"soon\"\n")).starts_with("5:8: "));
         assert!(wrong(&format!("{SMALL}[rollback]\ncarry = [\"/\"]\n")).starts_with("5:1: carry"));
         assert!(wrong("[backup]\nstore = \"/a\"\n").contains("missing field `trees`"));

@@ -181,3 +181,26 @@ impl Share<'_> {
         self.progress.percent((self.index as f64 + part) / self.count as f64 * 100.0, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_root_leaves_out_where_it_is_restored_to() {
+        let config = |more: &str| {
+            let text =
+                format!("[backup]\nstore = \"/srv/backup\"\ntrees = [\"/\"]\nexclude = [\"tmp/*\"]\n{more}");
+            crate::config::parse(&text).unwrap()
+        };
+        let left = |config: &Config, tree: &str| -> Vec<String> {
+            let patterns = left_out(config, &StateDirectory::default(), Path::new(tree));
+            patterns.into_iter().map(|pattern| String::from_utf8(pattern).unwrap()).collect()
+        };
+        assert_eq!(left(&config(""), "/"), ["tmp/*", "var/lib/safe-upgrade/scratch"]);
+        assert_eq!(left(&config(""), "/etc"), ["tmp/*"]);
+        let chosen = config("scratch = \"/mnt/a*b\"\n");
+        assert_eq!(left(&chosen, "/"), ["tmp/*", "mnt/a?b"]);
+        assert_eq!(left(&chosen, "/mnt/a*b"), ["tmp/*"]);
+    }
+}

@@ -67,8 +67,9 @@ impl fmt::Display for Ground {
 pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> {
     let failed = |error| Failure::failed("failed to give the journal a subvolume of its own", error);
     let top = TopLevel::open(Path::new("/")).map_err(|error| {
-        failed(trouble(error))
-            .hint("safe-upgrade runs need a btrfs root for now; `verify` and `manifest` work anywhere")
+        failed(trouble(error)).hint(
+            "safe-upgrade runs need a btrfs root for now; `rehearse`, `verify` and `manifest` work anywhere",
+        )
     })?;
     let volume_places = Places { mount_point: places.path().to_owned(), ..Places::default() };
     let (change, subvolume) =

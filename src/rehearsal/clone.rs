@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -103,7 +103,10 @@ pub fn make(names: &Names, parts: &Parts<'_>) -> Result<Clone> {
             (Some(top), "a writable snapshot of the root".to_owned())
         }
         Origin::Backup(backup) => {
-            let to = restored(parts)?.join("root");
+            let directory = restored(parts)?;
+            let private = fs::DirBuilder::new().mode(0o700).create(directory);
+            private.map_err(RehearsalError::path("create", directory))?;
+            let to = directory.join("root");
             let made = backup.restore(Path::new("/"), &to, parts.told)?;
             mount_tree(&to, &root)?;
             (None, made)
@@ -119,11 +122,9 @@ pub fn make(names: &Names, parts: &Parts<'_>) -> Result<Clone> {
 
 /// The directory that a backup is restored into, which only we can enter.
 fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
-    let directory = parts.restored.ok_or_else(|| {
-        RehearsalError::Impossible("nobody has said where the backup is restored to".into())
-    })?;
-    durable::private_directory(directory)?;
-    Ok(directory)
+    parts
+        .restored
+        .ok_or_else(|| RehearsalError::Impossible("nobody has said where the backup is restored to".into()))
 }
 
 /// The units that are masked while the clone runs. Asked anew before each boot: an upgrade brings new ones.

@@ -212,3 +212,35 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
             .map_err(RehearsalError::path("list", directory)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_backup_goes_only_from_where_it_was_put() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = dir.path().canonicalize().unwrap();
+        let names = Names::new("20261127T034800Z-4f2a").unwrap();
+        let table = crate::system::mounts::read().unwrap();
+        let filesystem = crate::system::mounts::holding(&table, &scratch).unwrap().point.clone();
+        let place = Place { directory: scratch.join(names.restored()), filesystem };
+        let note = Path::new("/state/made.json");
+        let make = |name: &str| {
+            fs::create_dir_all(scratch.join(name).join("root/etc")).unwrap();
+            fs::write(scratch.join(name).join("root/etc/passwd"), "x").unwrap();
+        };
+        make(&names.restored());
+        make("precious");
+        let elsewhere = Place { directory: scratch.join("precious"), ..place.clone() };
+        let wrong = remove_restored(&elsewhere, note, &names).unwrap_err();
+        assert!(crate::error::chain(&wrong).contains("/state/made.json is wrong"), "{wrong:?}");
+        let unplugged = Place { filesystem: "/mnt/not-there".into(), ..place.clone() };
+        let away = remove_restored(&unplugged, note, &names).unwrap_err();
+        assert!(crate::error::chain(&away).contains("/mnt/not-there is not mounted"), "{away:?}");
+        assert!(place.directory.join("root/etc/passwd").exists());
+        remove_restored(&place, note, &names).unwrap();
+        remove_restored(&place, note, &names).unwrap();
+        assert!(!place.directory.exists() && scratch.join("precious/root/etc/passwd").exists());
+    }
+}

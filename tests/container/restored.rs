@@ -72,8 +72,8 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     let made = machine.product(&["backup"]).unwrap();
     assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stdout));
     timer.lap("backup");
-    power_is_lost_while_it_restores(&machine);
-    timer.lap("unplugged while it restores, and swept by the boot");
+    it_is_killed_and_power_is_lost(&machine);
+    timer.lap("killed and unplugged while it restores, and swept");
 
     machine.sh("touch /root/mark").unwrap();
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
@@ -104,17 +104,32 @@ fn refusal(machine: &Machine) -> String {
     said
 }
 
-fn power_is_lost_while_it_restores(machine: &Machine) {
-    let log = "/root/rehearse.log";
-    machine.write(log, 0o600, b"").unwrap();
-    machine.start(&["sh", "-c", &format!("exec safe-upgrade rehearse --to trixie >{log} 2>&1")]).unwrap();
-    machine.wait_for_text(log, 0, "restoring the backup of /: ", PATIENCE).unwrap();
-    machine.sh("for n in $(seq 600); do ls -d /var/lib/safe-upgrade/scratch/*/root && exit; sleep 0.1; done; exit 1").unwrap();
+/// Killed, it leaves what the next one removes; when the power goes, the boot removes it.
+fn it_is_killed_and_power_is_lost(machine: &Machine) {
+    restores(machine);
+    machine.sh("pkill -KILL -f '^safe-upgrade rehearse --to'").unwrap();
+    assert_ne!(machine.sh(LEFT).unwrap(), NOTHING);
+    machine.sh("safe-upgrade rehearse --end").unwrap();
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    restores(machine);
     machine.pull_plug().unwrap();
+    let state = machine.top().join("var/lib/safe-upgrade");
+    let left = |place: &str| std::fs::read_dir(state.join(place)).unwrap().map(|one| one.unwrap().path());
+    assert_eq!(left("scratch").count(), 1);
+    assert_eq!(left("rehearsals").filter(|one| one.join("made.json").exists()).count(), 1);
     machine.boot().unwrap();
     let swept = format!(
         "for n in $(seq 300); do test \"$({LEFT})\" = '{}' && exit; sleep 0.2; done; {LEFT}; exit 1",
         NOTHING.trim()
     );
     machine.sh(&swept).unwrap();
+}
+
+/// A rehearsal that has come to restoring the backup.
+fn restores(machine: &Machine) {
+    let log = "/root/rehearse.log";
+    machine.write(log, 0o600, b"").unwrap();
+    machine.start(&["sh", "-c", &format!("exec safe-upgrade rehearse --to trixie >{log} 2>&1")]).unwrap();
+    machine.wait_for_text(log, 0, "restoring the backup of /: ", PATIENCE).unwrap();
+    machine.sh("for n in $(seq 600); do ls -d /var/lib/safe-upgrade/scratch/*/root && exit; sleep 0.1; done; exit 1").unwrap();
 }
