@@ -22,7 +22,7 @@ use crate::system::{beneath, durable, show};
 const STATE: &str = "/var/lib/safe-upgrade";
 
 /// Where boot loaders, kernels and initrds may have a filesystem of their own.
-const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
+pub(super) const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
 
 /// Filesystems that are neither a disk nor a network store.
 const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
