@@ -84,6 +84,7 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
     assert_eq!(record["outcome"], "passed", "{record:#}");
     let clone = record["clone"].as_str().unwrap();
+    eprintln!("lab: {clone}; {}", record["timings"]);
     assert!(
         clone.starts_with("restored from the backup of 20") && clone.contains(" entries verified"),
         "{clone}"
