@@ -68,7 +68,8 @@ pub struct Backup {
     /// Whether a run makes the copies itself; otherwise it only verifies those that lie in the store.
     #[serde(default = "yes")]
     pub copy: bool,
-    /// Where restored trees are put while they are compared; by default beside the journal.
+    /// Where restored trees are put while they are compared, and where a rehearsal without snapshots has its clone; by default beside
+    /// the journal.
     pub scratch: Option<AbsolutePath>,
     /// How old a proof from before a restart may be.
     #[serde(default = "one_day")]
@@ -320,7 +321,9 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
         if !trees.insert(tree) {
             return Err((format!("{tree}"), format!("the tree {tree} is named twice")));
         }
-        if backup.store.as_path().starts_with(tree.as_path()) {
+        // Everything lies inside the root; whether its copy would hold the store depends on what is mounted where.
+        let is_root = tree.as_path() == Path::new("/");
+        if !is_root && backup.store.as_path().starts_with(tree.as_path()) {
             return Err((
                 format!("{}", backup.store),
                 format!("the store {} lies inside the tree {tree}", backup.store),
@@ -413,6 +416,7 @@ mod tests {
             wrong("[backup]\nstore = \"/etc/x\"\ntrees = [\"/etc\"]\n")
                 .starts_with("2:10: the store /etc/x lies")
         );
+        assert!(parse("[backup]\nstore = \"/etc/x\"\ntrees = [\"/\"]\n").is_ok());
         assert!(wrong(&format!("{SMALL}[health]\nsoak = \"soon\"\n")).starts_with("5:8: "));
         assert!(wrong(&format!("{SMALL}[rollback]\ncarry = [\"/\"]\n")).starts_with("5:1: carry"));
         assert!(wrong("[backup]\nstore = \"/a\"\n").contains("missing field `trees`"));

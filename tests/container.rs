@@ -13,6 +13,8 @@ mod knows;
 mod lab;
 #[path = "container/rehearsal.rs"]
 mod rehearsal;
+#[path = "container/restored.rs"]
+mod restored;
 
 use std::time::Duration;
 

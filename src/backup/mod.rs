@@ -16,4 +16,4 @@ pub mod verify;
 pub use place::Place;
 pub use restore::remove_leftovers;
 pub use tree::{Backup, BackupError, BackupOptions, BackupProgress, back_up};
-pub use verify::{VerifyError, VerifyOptions, VerifyProgress, verify_restored};
+pub use verify::{VerifyError, VerifyOptions, VerifyProgress, restore_to_stay, verify_restored};

@@ -5,16 +5,21 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::ScopedJoinHandle;
 
 use super::rsync::{self, Ended, RsyncError};
-use super::verify::VerifyError;
+use super::verify::{VerifyError, VerifyProgress};
 use crate::manifest::entry::{Entry, Kind};
 use crate::manifest::node::Stamp;
+use crate::manifest::scan::Walked;
 use crate::system::fresh::{self, FreshDirectory};
 
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;
+
+/// What an entry takes on a disk besides its contents, in bytes, at the most: its inode, its name, and the unused end of its last block.
+pub(super) const BLOCK: u64 = 4 << 10;
 
 /// Removes what verifications that were killed have left in a scratch directory; says how many there were. Those that are
 /// running are left alone.
@@ -58,19 +63,106 @@ impl Private {
     }
 }
 
+/// What there is to restore.
+pub(super) struct Work {
+    shares: Vec<Share>,
+    directories: Vec<Vec<u8>>,
+    passes: usize,
+    /// Bytes on disk.
+    pub(super) needed: u64,
+}
+
+impl Work {
+    /// All of what was listed, shared out.
+    pub(super) fn of(walked: &Walked, workers: usize) -> Self {
+        let shares = share_out(&walked.entries, &walked.stamps, workers);
+        Self {
+            needed: shares.iter().map(|share| share.bytes).sum(),
+            directories: directories(&walked.entries),
+            passes: rsync::directory_passes(&walked.entries, false),
+            shares,
+        }
+    }
+}
+
+/// The whole restore, as it would be in earnest; returns what rsync complained about.
+pub(super) fn restore_all(
+    copy: &Path,
+    to: &Path,
+    work: &Work,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Vec<String>, VerifyError> {
+    make_directories(&work.directories, to).map_err(|source| full_or(source, to))?;
+    let mut words = restore_shares(copy, to, &work.shares, work.needed, progress)?;
+    for _ in 0..work.passes {
+        words.extend(complaint(restore_directories(copy, to, &work.directories)?));
+    }
+    Ok(words)
+}
+
+fn restore_shares(
+    copy: &Path,
+    to: &Path,
+    shares: &[Share],
+    total: u64,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Vec<String>, VerifyError> {
+    let done: Vec<AtomicU64> = shares.iter().map(|_| AtomicU64::new(0)).collect();
+    let ended: Vec<Result<Ended, RsyncError>> = std::thread::scope(|scope| {
+        let done = &done;
+        let workers: Vec<_> = shares
+            .iter()
+            .enumerate()
+            .map(|(number, share)| {
+                scope.spawn(move || {
+                    restore_files(copy, to, &share.list, &|bytes| {
+                        done[number].store(bytes, Relaxed);
+                        let done = done.iter().map(|bytes| bytes.load(Relaxed)).sum();
+                        progress(VerifyProgress::Restoring { done, total });
+                    })
+                })
+            })
+            .collect();
+        workers.into_iter().map(joined).collect()
+    });
+    let mut words = Vec::new();
+    for ended in ended {
+        words.extend(complaint(ended?));
+    }
+    Ok(words)
+}
+
+fn complaint(ended: Ended) -> Option<String> {
+    match ended {
+        Ended::Complete => None,
+        Ended::Vanished => Some("files of the copy vanished while it was restored".to_owned()),
+        Ended::Partial(text) => Some(text),
+    }
+}
+
+pub(super) fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
+    let room = rustix::fs::statvfs(scratch)
+        .map_err(|errno| VerifyError::Scratch { scratch: scratch.to_owned(), source: errno.into() })?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < needed {
+        return Err(VerifyError::TooSmall { scratch: scratch.to_owned(), needed, free });
+    }
+    Ok(())
+}
+
 /// The part of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+struct Share {
     /// Paths for rsync, each ended by NUL.
-    pub(super) list: Vec<u8>,
+    list: Vec<u8>,
     /// Bytes on disk.
-    pub(super) bytes: u64,
+    bytes: u64,
     cost: u64,
 }
 
 /// Shares out everything but directories, evenly by cost and in the order of the tree: a worker that stays in few directories
 /// makes rsync and the disk jump less. Names of one inode are one thing, or their link would be lost.
-pub(super) fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> Vec<Share> {
+fn share_out(entries: &[Entry], stamps: &[Stamp], workers: usize) -> Vec<Share> {
     let things = things(entries, stamps);
     let workers = workers.max(1);
     let quota = (things.iter().map(|thing| thing.cost).sum::<u64>() / workers as u64).max(1);
@@ -128,13 +220,13 @@ fn push_path(list: &mut Vec<u8>, path: &[u8]) {
 }
 
 /// The directories of a tree, parents first; the first is the tree itself.
-pub(super) fn directories(entries: &[Entry]) -> Vec<Vec<u8>> {
+fn directories(entries: &[Entry]) -> Vec<Vec<u8>> {
     let directories = entries.iter().filter(|entry| matches!(entry.kind, Kind::Directory { .. }));
     directories.map(|entry| entry.path.clone()).collect()
 }
 
 /// Makes all directories, open to us for now.
-pub(super) fn make_directories(directories: &[Vec<u8>], to: &Path) -> io::Result<()> {
+fn make_directories(directories: &[Vec<u8>], to: &Path) -> io::Result<()> {
     for directory in directories.iter().filter(|directory| !directory.is_empty()) {
         std::fs::create_dir(to.join(OsStr::from_bytes(directory)))?;
     }
@@ -142,7 +234,7 @@ pub(super) fn make_directories(directories: &[Vec<u8>], to: &Path) -> io::Result
 }
 
 /// Restores one share.
-pub(super) fn restore_files(
+fn restore_files(
     copy: &Path,
     to: &Path,
     list: &[u8],
@@ -153,11 +245,7 @@ pub(super) fn restore_files(
 }
 
 /// Gives all directories their metadata.
-pub(super) fn restore_directories(
-    copy: &Path,
-    to: &Path,
-    directories: &[Vec<u8>],
-) -> Result<Ended, RsyncError> {
+fn restore_directories(copy: &Path, to: &Path, directories: &[Vec<u8>]) -> Result<Ended, RsyncError> {
     let mut list = Vec::new();
     for directory in directories {
         push_path(&mut list, directory);
@@ -166,7 +254,7 @@ pub(super) fn restore_directories(
 }
 
 /// A full disk has a name of its own: the answer is then not known.
-pub(super) fn full_or(source: io::Error, scratch: &Path) -> VerifyError {
+fn full_or(source: io::Error, scratch: &Path) -> VerifyError {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             VerifyError::Restore(RsyncError::NoSpace { to: scratch.to_owned() })
@@ -176,7 +264,7 @@ pub(super) fn full_or(source: io::Error, scratch: &Path) -> VerifyError {
 }
 
 /// A worker's result.
-pub(super) fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) -> Result<Ended, RsyncError> {
+fn joined(worker: ScopedJoinHandle<'_, Result<Ended, RsyncError>>) -> Result<Ended, RsyncError> {
     worker.join().unwrap_or_else(|_| {
         let source = io::Error::other("a restoring thread panicked");
         Err(RsyncError::Io { from: PathBuf::new(), source })

@@ -10,11 +10,10 @@
 //! no contents; the reading is bounded.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use super::restore::{self, Share};
-use super::rsync::{self, Ended, RsyncError};
+use super::restore::{self, Work};
+use super::rsync::RsyncError;
 use crate::manifest::compare::Rules;
 use crate::manifest::exclude::{Excludes, InvalidPattern};
 use crate::manifest::format::{FormatError, Header};
@@ -137,50 +136,98 @@ pub fn verify_restored(
     options: &VerifyOptions,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<Report, VerifyError> {
-    let scan_options = scan_options(&header(manifest, &options.hashing)?, &options.hashing)?;
-    progress(VerifyProgress::Listing);
-    let copy = std::fs::canonicalize(copy).map_err(|source| VerifyError::Read {
-        tree: copy.to_owned(),
-        source: ScanError::Tree { tree: copy.to_owned(), source },
-    })?;
-    // Only clean pages can be dropped from the cache.
-    durable::sync_filesystem(&copy)?;
-    let walked =
-        survey(&copy, &scan_options).map_err(|source| VerifyError::Read { tree: copy.clone(), source })?;
-    let shares = restore::share_out(&walked.entries, &walked.stamps, options.workers);
-    let needed = shares.iter().map(|share| share.bytes).sum();
+    let listed = Listed::look(copy, manifest, options, progress)?;
     let private = restore::Private::create(scratch)
         .map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })?;
-    check_room(scratch, needed)?;
-    let work = Work {
-        directories: restore::directories(&walked.entries),
-        passes: rsync::directory_passes(&walked.entries, false),
-        shares,
-        needed,
-    };
-    drop(walked);
-    let began = Instant::now();
-    let words = restore_all(&copy, &private.path(), &work, progress)?;
-    let seconds = began.elapsed().as_secs_f64();
-    drop(work);
-    durable::sync_filesystem(&private.path())?;
+    restore::check_room(scratch, listed.work.needed)?;
     let sorting = options.sorting.clone().unwrap_or_else(|| private.around());
-    let found =
-        gather(&private.path(), &scan_options, &sorting, &|state| progress(VerifyProgress::Reading(state)))
-            .map_err(|source| VerifyError::Read { tree: private.path(), source })?;
-    let mut report = Report::keeping(options.kept);
-    report.restore = Some(Restore { seconds, bytes: found.bytes });
-    // rsync does not restore the flags of chattr.
-    let carries = Facts::restored_by(rustix::process::geteuid().is_root()).without(Facts::FLAGS);
-    let rules = Rules { accept_lost: options.accept_lost, carries, scratch: sorting, ..Rules::default() };
-    judge(manifest, &options.hashing, found.sorted, &rules, &mut report)
-        .map_err(|source| VerifyError::Manifest { path: manifest.to_owned(), source })?;
-    report.levels.stored = true;
-    report.levels.restored = words.is_empty();
+    let mut report = listed.restore(&private.path(), manifest, &sorting, options, progress)?;
     if let Err(error) = private.remove() {
         report.remarks.push(format!("the restored tree could not be removed: {error}"));
     }
-    explain(words, report)
+    Ok(report)
+}
+
+/// Restores a copy into a directory that is not there yet, in which it stays, and compares what came out with a manifest. The
+/// directory around it must be one that only we can enter.
+///
+/// # Errors
+/// As [`verify_restored`]; [`VerifyError::TooSmall`] also when fewer than `spare` bytes would be left. What was restored until then
+/// stays.
+pub fn restore_to_stay(
+    copy: &Path,
+    manifest: &Path,
+    (to, spare): (&Path, u64),
+    options: &VerifyOptions,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<Report, VerifyError> {
+    let listed = Listed::look(copy, manifest, options, progress)?;
+    let around = to.parent().unwrap_or(to);
+    restore::check_room(around, listed.work.needed.saturating_add(listed.overhead).saturating_add(spare))?;
+    std::fs::create_dir(to).map_err(|source| VerifyError::Scratch { scratch: to.to_owned(), source })?;
+    let sorting = options.sorting.clone().unwrap_or_else(|| around.to_owned());
+    listed.restore(to, manifest, &sorting, options, progress)
+}
+
+/// A copy that was listed, and how it is restored.
+struct Listed {
+    copy: PathBuf,
+    scan_options: ScanOptions,
+    work: Work,
+    /// What names and inodes take besides the contents, in bytes.
+    overhead: u64,
+}
+
+impl Listed {
+    fn look(
+        copy: &Path,
+        manifest: &Path,
+        options: &VerifyOptions,
+        progress: &(dyn Fn(VerifyProgress) + Sync),
+    ) -> Result<Self, VerifyError> {
+        let scan_options = scan_options(&header(manifest, &options.hashing)?, &options.hashing)?;
+        progress(VerifyProgress::Listing);
+        let copy = std::fs::canonicalize(copy).map_err(|source| VerifyError::Read {
+            tree: copy.to_owned(),
+            source: ScanError::Tree { tree: copy.to_owned(), source },
+        })?;
+        // Only clean pages can be dropped from the cache.
+        durable::sync_filesystem(&copy)?;
+        let walked = survey(&copy, &scan_options)
+            .map_err(|source| VerifyError::Read { tree: copy.clone(), source })?;
+        let overhead = (walked.entries.len() as u64).saturating_mul(restore::BLOCK);
+        Ok(Self { work: Work::of(&walked, options.workers), copy, scan_options, overhead })
+    }
+
+    /// Restores, and reads what came out.
+    fn restore(
+        self,
+        to: &Path,
+        manifest: &Path,
+        sorting: &Path,
+        options: &VerifyOptions,
+        progress: &(dyn Fn(VerifyProgress) + Sync),
+    ) -> Result<Report, VerifyError> {
+        let began = Instant::now();
+        let words = restore::restore_all(&self.copy, to, &self.work, progress)?;
+        let seconds = began.elapsed().as_secs_f64();
+        drop(self.work);
+        durable::sync_filesystem(to)?;
+        let reading = |state| progress(VerifyProgress::Reading(state));
+        let found = gather(to, &self.scan_options, sorting, &reading)
+            .map_err(|source| VerifyError::Read { tree: to.to_owned(), source })?;
+        let mut report = Report::keeping(options.kept);
+        report.restore = Some(Restore { seconds, bytes: found.bytes });
+        // rsync does not restore the flags of chattr.
+        let carries = Facts::restored_by(rustix::process::geteuid().is_root()).without(Facts::FLAGS);
+        let scratch = sorting.to_owned();
+        let rules = Rules { accept_lost: options.accept_lost, carries, scratch, ..Rules::default() };
+        judge(manifest, &options.hashing, found.sorted, &rules, &mut report)
+            .map_err(|source| VerifyError::Manifest { path: manifest.to_owned(), source })?;
+        report.levels.stored = true;
+        report.levels.restored = words.is_empty();
+        explain(words, report)
+    }
 }
 
 /// What rsync complained about must show as a difference; otherwise something was lost that is not compared.
@@ -193,79 +240,6 @@ fn explain(words: Vec<String>, mut report: Report) -> Result<Report, VerifyError
     }
     report.remarks.extend(words.into_iter().map(|words| format!("rsync: {words}")));
     Ok(report)
-}
-
-/// What there is to restore.
-struct Work {
-    shares: Vec<Share>,
-    directories: Vec<Vec<u8>>,
-    passes: usize,
-    needed: u64,
-}
-
-/// The whole restore, as it would be in earnest; returns what rsync complained about.
-fn restore_all(
-    copy: &Path,
-    to: &Path,
-    work: &Work,
-    progress: &(dyn Fn(VerifyProgress) + Sync),
-) -> Result<Vec<String>, VerifyError> {
-    restore::make_directories(&work.directories, to).map_err(|source| restore::full_or(source, to))?;
-    let mut words = restore_shares(copy, to, &work.shares, work.needed, progress)?;
-    for _ in 0..work.passes {
-        words.extend(complaint(restore::restore_directories(copy, to, &work.directories)?));
-    }
-    Ok(words)
-}
-
-fn restore_shares(
-    copy: &Path,
-    to: &Path,
-    shares: &[Share],
-    total: u64,
-    progress: &(dyn Fn(VerifyProgress) + Sync),
-) -> Result<Vec<String>, VerifyError> {
-    let done: Vec<AtomicU64> = shares.iter().map(|_| AtomicU64::new(0)).collect();
-    let ended: Vec<Result<Ended, RsyncError>> = std::thread::scope(|scope| {
-        let done = &done;
-        let workers: Vec<_> = shares
-            .iter()
-            .enumerate()
-            .map(|(number, share)| {
-                scope.spawn(move || {
-                    restore::restore_files(copy, to, &share.list, &|bytes| {
-                        done[number].store(bytes, Relaxed);
-                        let done = done.iter().map(|bytes| bytes.load(Relaxed)).sum();
-                        progress(VerifyProgress::Restoring { done, total });
-                    })
-                })
-            })
-            .collect();
-        workers.into_iter().map(restore::joined).collect()
-    });
-    let mut words = Vec::new();
-    for ended in ended {
-        words.extend(complaint(ended?));
-    }
-    Ok(words)
-}
-
-fn complaint(ended: Ended) -> Option<String> {
-    match ended {
-        Ended::Complete => None,
-        Ended::Vanished => Some("files of the copy vanished while it was restored".to_owned()),
-        Ended::Partial(text) => Some(text),
-    }
-}
-
-fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
-    let room = rustix::fs::statvfs(scratch)
-        .map_err(|errno| VerifyError::Scratch { scratch: scratch.to_owned(), source: errno.into() })?;
-    let free = room.f_bavail.saturating_mul(room.f_frsize);
-    if free < needed {
-        return Err(VerifyError::TooSmall { scratch: scratch.to_owned(), needed, free });
-    }
-    Ok(())
 }
 
 fn header(path: &Path, hashing: &Hashing) -> Result<Header, VerifyError> {

@@ -33,6 +33,8 @@ pub enum Command {
     /// Copy the configured trees to the store, restore them and compare.
     Backup(ConfigArgs),
     /// Upgrade a disposable clone of this machine in a container that reaches nothing, and say what would come of it.
+    ///
+    /// The clone is a snapshot of the root; where there are no snapshots it is the backup of /, restored and verified first.
     Rehearse(RehearseArgs),
     /// Upgrade to the next release; ends there, proven healthy, or here, proven restored.
     Run(RunArgs),

@@ -99,7 +99,7 @@ fn text(store: &Path, exists: impl Fn(&str) -> bool) -> String {
 [backup]
 # Where the copies lie: on another disk than the data, or on another machine's disk that is mounted here.
 store = {store}
-# Everything that must be restorable before anything is touched.
+# Everything that must be restorable before anything is touched. Without btrfs a rehearsal needs "/" in it.
 trees = [
 {trees}]
 # Left out of every tree.

@@ -31,20 +31,15 @@ pub(super) fn run(
 ) -> Result<Exit, Failure> {
     needs_root("a rehearsal")?;
     let (config, _) = config::load(&args.common.config)?;
-    ground::prepare(places)?;
+    let runs = ground::prepare_to_rehearse(places)?;
     // Held to the end: no run begins meanwhile.
-    let journal = Journal::open(places.path()).map_err(journal_failure)?;
-    if !journal.state().is_final() {
-        let message =
-            format!("a run is under way ({}); nothing is rehearsed meanwhile", journal.state().name());
-        return Err(Failure::new(Exit::Refused, message));
-    }
+    let _alone = if runs { Some(between_runs(places)?) } else { None };
     if args.end {
         return end(args, places, out);
     }
     let hop = plan::hop(args.to.as_deref())?;
     // The unit removes at the next boot what a power cut leaves.
-    ground::install(places)?;
+    if runs { ground::install(places) } else { ground::install_sweeper(places) }?;
     let record = rehearse(&config, places, &hop, args.keep)?;
     if args.common.json {
         print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "rehearsal": *record}))?;
@@ -52,6 +47,16 @@ pub(super) fn run(
         written(out.write_all(as_text(&record).as_bytes()))?;
     }
     Ok(if record.outcome == Outcome::Passed { Exit::Done } else { Exit::Refused })
+}
+
+fn between_runs(places: &StateDirectory) -> Result<Journal, Failure> {
+    let journal = Journal::open(places.path()).map_err(journal_failure)?;
+    if !journal.state().is_final() {
+        let message =
+            format!("a run is under way ({}); nothing is rehearsed meanwhile", journal.state().name());
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    Ok(journal)
 }
 
 /// Rehearses, and says on stderr how far it is: stdout may be somebody's JSON.
@@ -136,6 +141,9 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
     list("Services lost", &record.services_lost);
     list("Questions about configuration files", &record.prompts);
     list("Noted", &record.noted);
+    if !record.clone.is_empty() {
+        list("The clone's root", std::slice::from_ref(&record.clone));
+    }
     list("Other filesystems", &record.volumes);
     list("Held in the clone", &record.held);
     let times = &record.timings;

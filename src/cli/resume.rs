@@ -24,6 +24,8 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
     if args.leaving {
         return leave(places);
     }
+    // Also on a machine that has seen rehearsals only.
+    sweep(args, places);
     let journal = open_journal(places)?;
     if journal.torn_bytes() > 0 {
         tracing::warn!(
@@ -31,7 +33,6 @@ pub(super) fn run(args: &ResumeArgs, places: &StateDirectory, out: &mut dyn Writ
             "dropped a last line of the journal whose writing was cut off"
         );
     }
-    sweep(args, places);
     if journal.state().is_final() {
         if boot_proof::go_on(places)
             .map_err(|error| Failure::failed("failed to go on with the proof of the boot chain", error))?

@@ -109,7 +109,8 @@ impl Policy {
 }
 
 /// What is done when the package tools ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Choice {
     /// The administrator's file stays.
     Keep,
@@ -147,7 +148,7 @@ pub fn resolve(prediction: &Prediction, policy: &Policy, answers: &Answers) -> R
 }
 
 /// What is done about every question of an upgrade, predicted or not. Made before the first package changes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Decisions {
     predicted: BTreeMap<PathBuf, Choice>,
     policy: Policy,

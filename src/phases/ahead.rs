@@ -171,6 +171,17 @@ fn ask_index(
     contents::search_files(&files, wanted).map_err(trouble)
 }
 
+/// What was found and fetched.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    /// What it means.
+    pub(super) findings: Vec<Finding>,
+    /// The configuration files that will be asked about; `None` when that is not known, which is a finding, or nothing was fetched.
+    pub(super) configuration: Option<Facts>,
+    /// Bytes that the packages will take in addition, as far as apt says.
+    pub(super) growth: u64,
+}
+
 /// Looks ahead, and downloads everything that the upgrade will need, unless what was found stops it. Repeatable; the system's apt is
 /// not touched.
 ///
@@ -182,17 +193,21 @@ pub(super) fn fetch(
     hop: &Hop,
     progress: &Progress,
     stops: &dyn Fn(&Finding) -> bool,
-) -> Result<Vec<Finding>> {
+) -> Result<Fetched> {
     let told = |state: apt::Progress| {
         progress.percent(10.0 + f64::from(state.percent) * 0.8, &packages::shown(&state));
     };
     let boot = loader::verdict().map(|(layout, _)| layout);
     let Foresight { mut findings, packages } = look(places, hop, boot.as_ref().ok(), &told);
     findings.extend(boot.err().map(|why| Finding::unknown("how this machine boots", why)));
-    let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else { return Ok(findings) };
+    let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else {
+        return Ok(Fetched { findings, ..Fetched::default() });
+    };
+    let growth = ahead.facts.prediction.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
     findings.extend(packages::download(ahead, places, hop, progress, &told)?);
-    findings.extend(of_configuration(config, &configuration(&packages::archives(places))));
-    Ok(findings)
+    let configuration = configuration(&packages::archives(places));
+    findings.extend(of_configuration(config, &configuration));
+    Ok(Fetched { findings, configuration: configuration.ok(), growth })
 }
 
 /// Which configuration files the packages in a directory will ask about.

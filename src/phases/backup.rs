@@ -1,5 +1,6 @@
 //! The backup: copies made, really restored, and compared; and the look at it after a restart.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{Machine, Result, ground, trouble};
@@ -35,7 +36,7 @@ pub fn back_up_all(config: &Config, places: &StateDirectory, progress: &Progress
     let mut trees = Vec::with_capacity(count);
     for (index, tree) in config.backup.trees.iter().enumerate() {
         let share = Share { progress, index, count };
-        trees.push(one_tree(config, tree.as_path(), &scratch, &share)?);
+        trees.push(one_tree((config, places), tree.as_path(), &scratch, &share)?);
     }
     Ok(RestoreReport { trees, ended: now() })
 }
@@ -48,11 +49,36 @@ fn default_scratch(config: &Config, places: &StateDirectory) -> PathBuf {
     }
 }
 
-fn one_tree(config: &Config, tree: &Path, scratch: &Path, share: &Share<'_>) -> Result<TreeReport> {
+/// Where a restored tree may stay for as long as it is used: chosen, or beside the state of this program.
+pub(super) fn own_scratch(config: &Config, places: &StateDirectory) -> PathBuf {
+    config.backup.scratch.as_ref().map_or_else(|| places.scratch(), |path| path.as_path().to_owned())
+}
+
+/// What no copy of a tree needs: what the configuration says, and where trees are restored to, which may be inside.
+fn left_out(config: &Config, places: &StateDirectory, tree: &Path) -> Vec<Vec<u8>> {
+    let mut patterns: Vec<Vec<u8>> =
+        config.backup.exclude.iter().map(|pattern| pattern.clone().into_bytes()).collect();
+    let inside = own_scratch(config, places);
+    if let Ok(inside) = inside.strip_prefix(tree)
+        && inside != Path::new("")
+    {
+        // In a pattern a star is any text; there is no way to say it plainly.
+        let plain = |byte: &u8| if *byte == b'*' { b'?' } else { *byte };
+        patterns.push(inside.as_os_str().as_bytes().iter().map(plain).collect());
+    }
+    patterns
+}
+
+fn one_tree(
+    (config, places): (&Config, &StateDirectory),
+    tree: &Path,
+    scratch: &Path,
+    share: &Share<'_>,
+) -> Result<TreeReport> {
     let store = config.backup.store.as_path();
     let shown = show::path(tree);
     if config.backup.copy {
-        let excludes = Excludes::parse(&config.backup.exclude).map_err(trouble)?;
+        let excludes = Excludes::parse(&left_out(config, places, tree)).map_err(trouble)?;
         let options = BackupOptions { excludes, ..BackupOptions::default() };
         let told = |state: BackupProgress| match state {
             BackupProgress::Scanning(seen) | BackupProgress::Checking(seen) => {
@@ -153,5 +179,28 @@ impl Share<'_> {
     #[expect(clippy::cast_precision_loss, reason = "a handful of trees")]
     fn told(&self, part: f64, text: &str) {
         self.progress.percent((self.index as f64 + part) / self.count as f64 * 100.0, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_root_leaves_out_where_it_is_restored_to() {
+        let config = |more: &str| {
+            let text =
+                format!("[backup]\nstore = \"/srv/backup\"\ntrees = [\"/\"]\nexclude = [\"tmp/*\"]\n{more}");
+            crate::config::parse(&text).unwrap()
+        };
+        let left = |config: &Config, tree: &str| -> Vec<String> {
+            let patterns = left_out(config, &StateDirectory::default(), Path::new(tree));
+            patterns.into_iter().map(|pattern| String::from_utf8(pattern).unwrap()).collect()
+        };
+        assert_eq!(left(&config(""), "/"), ["tmp/*", "var/lib/safe-upgrade/scratch"]);
+        assert_eq!(left(&config(""), "/etc"), ["tmp/*"]);
+        let chosen = config("scratch = \"/mnt/a*b\"\n");
+        assert_eq!(left(&chosen, "/"), ["tmp/*", "mnt/a?b"]);
+        assert_eq!(left(&chosen, "/mnt/a*b"), ["tmp/*"]);
     }
 }

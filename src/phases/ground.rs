@@ -67,8 +67,9 @@ impl fmt::Display for Ground {
 pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> {
     let failed = |error| Failure::failed("failed to give the journal a subvolume of its own", error);
     let top = TopLevel::open(Path::new("/")).map_err(|error| {
-        failed(trouble(error))
-            .hint("safe-upgrade runs need a btrfs root for now; `verify` and `manifest` work anywhere")
+        failed(trouble(error)).hint(
+            "safe-upgrade runs need a btrfs root for now; `rehearse`, `verify` and `manifest` work anywhere",
+        )
     })?;
     let volume_places = Places { mount_point: places.path().to_owned(), ..Places::default() };
     let (change, subvolume) =
@@ -78,6 +79,22 @@ pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> 
         volume: subvolume.name,
         made: change == Change::Changed,
     })
+}
+
+/// The same for what changes nothing of this machine: where the root is not on btrfs, the state directory is an ordinary one, and no
+/// run ever begins. Says whether there is a state volume. Probes first.
+///
+/// # Errors
+/// As [`prepare`], and when the directory cannot be made.
+pub fn prepare_to_rehearse(places: &StateDirectory) -> std::result::Result<bool, Failure> {
+    let failed = |trouble| Failure::failed("failed to make the state directory", trouble);
+    let table = mounts::read().map_err(|error| failed(trouble(error)))?;
+    let root = mounts::holding(&table, Path::new("/")).map_err(|error| failed(trouble(error)))?;
+    if root.fs_type == "btrfs" {
+        return prepare(places).map(|_| true);
+    }
+    durable::private_directory(places.path()).map_err(|error| failed(trouble(error)))?;
+    Ok(false)
 }
 
 /// Whether the state volume is mounted. Without it the journal can't be seen, which is not the same as "there is none".
@@ -108,7 +125,26 @@ pub fn install(places: &StateDirectory) -> std::result::Result<(), Failure> {
         .map_err(|trouble| Failure::failed("failed to install the units that go on with a run", trouble))
 }
 
+/// Installs what removes at the next boot what a rehearsal leaves when the power goes, where no run ever begins. Repeatable; durable
+/// when it returns.
+///
+/// # Errors
+/// Names what could not be written.
+pub fn install_sweeper(places: &StateDirectory) -> std::result::Result<(), Failure> {
+    let only = |(name, _): &&(&str, &str)| *name == RESUME_UNIT;
+    install_some(places, FILES.iter().filter(only), &[RESUME_UNIT])
+        .map_err(|trouble| Failure::failed("failed to install the unit that removes leftovers", trouble))
+}
+
 fn install_files(places: &StateDirectory) -> Result<()> {
+    install_some(places, FILES.iter(), &ENABLED)
+}
+
+fn install_some<'f>(
+    places: &StateDirectory,
+    files: impl Iterator<Item = &'f (&'f str, &'f str)>,
+    enabled: &[&str],
+) -> Result<()> {
     let program = std::fs::read("/proc/self/exe").map_err(trouble)?;
     let copy = places.program();
     if let Some(directory) = copy.parent() {
@@ -119,10 +155,10 @@ fn install_files(places: &StateDirectory) -> Result<()> {
         durable::replace_file(&copy, &program, 0o755).map_err(trouble)?;
     }
     let units = Path::new("/").join(UNIT_DIRECTORY);
-    for (name, text) in FILES {
+    for (name, text) in files {
         install_file(&units, name, text)?;
     }
-    let enable = [&["enable"][..], &ENABLED].concat();
+    let enable = [&["enable"][..], enabled].concat();
     for arguments in [&["daemon-reload"][..], &enable] {
         Exec::new("systemctl").and_then(|exec| exec.args(arguments).success()).map_err(trouble)?;
     }

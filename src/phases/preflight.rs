@@ -22,7 +22,7 @@ pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     if !stopped {
         let stops = |finding: &Finding| check::stops(finding, &plan.waivers, &outlook.today);
         let ahead = ahead::fetch(&machine.config, &machine.places, &hop, &machine.progress, &stops)?;
-        outlook.findings.extend(ahead);
+        outlook.findings.extend(ahead.findings);
     }
     machine.progress.percent(95.0, "taking the baseline");
     let seen = baseline::capture(Path::new("/")).map_err(trouble)?;

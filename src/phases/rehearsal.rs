@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::plan::new_run_id;
-use super::{Result, ahead, check, packages, trouble};
+use super::{Result, ahead, backup, check, packages, trouble};
 use crate::conffiles;
 use crate::conffiles::answers::Answers;
+use crate::conffiles::policy::Decisions;
 use crate::config::Config;
 use crate::config::rehearsal::Test;
 use crate::driver::Trouble;
@@ -14,9 +15,11 @@ use crate::evidence::{LastRehearsal, RehearsalFacts, RehearsalProof};
 use crate::finding::{COULD_NOT_FIND_OUT, Finding};
 use crate::places::StateDirectory;
 use crate::progress::Progress;
+use crate::rehearsal::clone::Origin;
 use crate::rehearsal::names::Names;
 use crate::rehearsal::play::{self, FunctionalTest, Script};
 use crate::rehearsal::record::{self, Outcome, RehearsalRecord};
+use crate::rehearsal::restored::Backup;
 use crate::rehearsal::sweep::{self, Claim};
 use crate::rehearsal::{RehearsalError, container};
 use crate::release::hop::Hop;
@@ -82,13 +85,31 @@ pub fn rehearse(
     if let Err(RehearsalError::Impossible(why)) = container::needed() {
         return Ok(Rehearsed::Refused(why));
     }
+    let mut origin = origin(config, places)?;
+    if let Origin::Backup(backup) = &origin {
+        match backup.ready() {
+            Err(RehearsalError::Impossible(why)) => return Ok(Rehearsed::Refused(why)),
+            ready => ready.map_err(trouble)?,
+        }
+    }
     told(0.0, "fetching the packages of the new release");
     let stops = |finding: &Finding| stops(config, finding);
-    let findings = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
-    if let Some(stops) = findings.iter().find(|finding| stops(finding)) {
+    let fetched = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
+    if let Some(stops) = fetched.findings.iter().find(|finding| stops(finding)) {
         return Ok(Rehearsed::Refused(format!("{} ({})", stops.what, stops.id)));
     }
-    let layout = layout::read(Path::new("/"), None).map_err(trouble)?;
+    let answers = config.configuration_files.answers.as_path();
+    let before = Answers::read(answers).map_err(trouble)?;
+    let facts = fetched.configuration.unwrap_or_default();
+    let policy = config.configuration_files.policy();
+    let decisions = match &mut origin {
+        Origin::Subvolume(_) => Some(Decisions::new(&facts, &policy, &before)),
+        // Its files are those of the backup, which may be others.
+        Origin::Backup(backup) => {
+            backup.growth = fetched.growth;
+            None
+        }
+    };
     let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
     let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
     let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
@@ -96,7 +117,7 @@ pub fn rehearse(
     let stop = ToldToStop::by_signals().ok();
     let script = Script {
         names: Names::new(id.as_str()).ok_or_else(|| Trouble::new("the rehearsal has no name"))?,
-        layout: &layout,
+        origin: &origin,
         rehearsals: &rehearsals,
         archives: &archives,
         lists: &lists,
@@ -104,8 +125,9 @@ pub fn rehearse(
         hop: (hop.from().codename.into(), hop.to().codename.into()),
         checks: taking_part(config),
         renames: config.health.renames.clone(),
-        policy: config.configuration_files.policy(),
-        answers: config.configuration_files.answers.as_path(),
+        policy,
+        decisions,
+        answers,
         settle: config.health.settle,
         silence: config.upgrade.silence,
         soak: config.health.soak,
@@ -115,7 +137,7 @@ pub fn rehearse(
     };
     match play::play(&script, &claim, told) {
         Ok(mut played) => {
-            played.answers = Some(draft_answers(config, &archives, &played)?);
+            played.answers = Some(draft_answers(config, &facts, &before, &played)?);
             record::write(places.path(), &played).map_err(trouble)?;
             Ok(Rehearsed::Done(Box::new(played)))
         }
@@ -124,17 +146,36 @@ pub fn rehearse(
     }
 }
 
+/// By a snapshot where the root has a name for one, otherwise from the backup.
+fn origin(config: &Config, places: &StateDirectory) -> Result<Origin> {
+    let layout = layout::read(Path::new("/"), None).map_err(trouble)?;
+    let named = layout.btrfs.as_ref().and_then(|btrfs| btrfs.root_name());
+    Ok(match named {
+        Some(name) => Origin::Subvolume(name.to_owned()),
+        None => Origin::Backup(Backup {
+            store: config.backup.store.as_path().to_owned(),
+            trees: config.backup.trees.iter().map(|tree| tree.as_path().to_owned()).collect(),
+            max_age: config.backup.max_age,
+            scratch: backup::own_scratch(config, places),
+            scratch_is_chosen: config.backup.scratch.is_some(),
+            growth: 0,
+        }),
+    })
+}
+
 /// Writes the answers as far as they are known, for a person to look through: to files whose rule is `ask`, and to what scripts of
 /// packages asked.
-fn draft_answers(config: &Config, archives: &Path, played: &RehearsalRecord) -> Result<PathBuf> {
-    let section = &config.configuration_files;
-    let facts = conffiles::look(Path::new("/"), archives).map_err(trouble)?;
-    let before = Answers::read(section.answers.as_path()).map_err(trouble)?;
-    let mut draft = Answers::draft(&facts, &section.policy(), &before);
+fn draft_answers(
+    config: &Config,
+    facts: &conffiles::Facts,
+    before: &Answers,
+    played: &RehearsalRecord,
+) -> Result<PathBuf> {
+    let mut draft = Answers::draft(facts, &config.configuration_files.policy(), before);
     let new = played.questions.iter().filter(|question| !before.debconf.contains(question));
     draft.debconf.extend(new.cloned());
     let path = played.logs.join("answers.toml");
-    draft.write(&path, &facts).map_err(trouble)?;
+    draft.write(&path, facts).map_err(trouble)?;
     Ok(path)
 }
 

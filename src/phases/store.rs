@@ -34,7 +34,7 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(copies_of_others(config));
     for tree in config.backup.trees.iter().map(crate::config::AbsolutePath::as_path) {
         findings.extend(of_tree(tree, store, &store_disks));
-        findings.extend(mounts_inside(tree));
+        findings.extend(mounts_inside(tree, config));
     }
     findings
 }
@@ -97,8 +97,8 @@ fn copies_of_others(config: &Config) -> Vec<Finding> {
     config.backup.trees.iter().filter_map(|tree| too_old(tree.as_path())).collect()
 }
 
-/// Another filesystem inside a tree is not copied with it.
-fn mounts_inside(tree: &Path) -> Vec<Finding> {
+/// Another filesystem inside a tree is not copied with it. One that is a tree itself, or that holds the store, need not be.
+fn mounts_inside(tree: &Path, config: &Config) -> Vec<Finding> {
     let table = match mounts::read() {
         Ok(table) => table,
         Err(error) => return vec![unknown("what is mounted", &error)],
@@ -106,7 +106,11 @@ fn mounts_inside(tree: &Path) -> Vec<Finding> {
     let holds_data =
         |source: &OsStr| Path::new(source).is_absolute() || source.to_string_lossy().contains(':');
     let inside = table.iter().filter(|mount| mount.point != tree && mount.point.starts_with(tree));
-    let inside = inside.filter(|mount| holds_data(&mount.source));
+    let cared_for = |point: &Path| {
+        config.backup.store.as_path().starts_with(point)
+            || config.backup.trees.iter().any(|tree| tree.as_path() == point)
+    };
+    let inside = inside.filter(|mount| holds_data(&mount.source) && !cared_for(&mount.point));
     inside
         .map(|mount| {
             Finding::warning(

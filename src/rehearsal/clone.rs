@@ -1,18 +1,18 @@
-//! The clone: the root and its neighbours by snapshot, what holds the boot loader by copy, everything else read-only, and all of it
-//! prepared so that nothing of it acts on its own.
+//! The clone: the root and its neighbours by snapshot, or without snapshots as they are restored from the backup, what holds the boot
+//! loader by copy, everything else read-only, and all of it prepared so that nothing of it acts on its own.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::names::Names;
+use super::restored::Backup;
 use super::{RehearsalError, Result, inside, offline, quiet};
 use crate::health::known;
-use crate::snapshot::layout::Layout;
 use crate::snapshot::{TopLevel, subvolume};
 use crate::system::exec::Exec;
 use crate::system::mounts::{self, Mount};
@@ -22,7 +22,7 @@ use crate::system::{beneath, durable, show};
 const STATE: &str = "/var/lib/safe-upgrade";
 
 /// Where boot loaders, kernels and initrds may have a filesystem of their own.
-const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
+pub(super) const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
 
 /// Filesystems that are neither a disk nor a network store.
 const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
@@ -49,6 +49,8 @@ pub struct Bind {
 pub struct Clone {
     /// Where its root is mounted.
     pub root: PathBuf,
+    /// How its root was made.
+    pub made: String,
     /// What it sees besides its root.
     pub binds: Vec<Bind>,
     /// How each other filesystem of the host is given to it, one line each.
@@ -58,10 +60,12 @@ pub struct Clone {
 }
 
 /// What the clone is made from and with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Parts<'p> {
-    /// The machine.
-    pub layout: &'p Layout,
+    /// What it is made from.
+    pub origin: &'p Origin,
+    /// Where a backup is restored to.
+    pub restored: Option<&'p Path>,
     /// This program, linked statically.
     pub program: &'p Path,
     /// The packages of the new release, fetched before.
@@ -70,27 +74,57 @@ pub struct Parts<'p> {
     pub lists: &'p Path,
     /// A directory of this rehearsal on the host.
     pub directory: &'p Path,
+    /// Who hears how far it is.
+    pub told: &'p dyn Fn(&str),
 }
 
-/// Clones the running root and what belongs to it. What it makes is named by the rehearsal; [`super::sweep`] removes it.
+/// What the clone is made from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// The running root, by a snapshot of the subvolume with this name.
+    Subvolume(String),
+    /// The backup of it.
+    Backup(Backup),
+}
+
+/// Clones the root and what belongs to it. What it makes is named by the rehearsal; [`super::sweep`] removes it.
 ///
 /// # Errors
-/// [`RehearsalError::Impossible`] when this root has no name that could be cloned.
-pub fn make(top: &TopLevel, names: &Names, parts: &Parts<'_>) -> Result<Clone> {
-    let root_name = parts.layout.btrfs.as_ref().and_then(|btrfs| btrfs.root_name()).ok_or_else(|| {
-        let why = "the root is not a named subvolume of a btrfs, so it cannot be cloned at no cost";
-        RehearsalError::Impossible(why.into())
-    })?;
-    top.clone_writable(root_name, &names.root())
-        .map_err(RehearsalError::snapshot("make the clone of the root"))?;
+/// [`RehearsalError::Impossible`] when the backup cannot become a clone.
+pub fn make(names: &Names, parts: &Parts<'_>) -> Result<Clone> {
     let root = names.mounts().join("root");
-    mount(top, &names.root(), &root)?;
-    let mut clone = Clone { root, binds: Vec::new(), volumes: Vec::new(), held: Vec::new() };
+    let (top, made) = match parts.origin {
+        Origin::Subvolume(name) => {
+            let top = TopLevel::open(Path::new("/"))
+                .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
+            top.clone_writable(name, &names.root())
+                .map_err(RehearsalError::snapshot("make the clone of the root"))?;
+            mount(&top, &names.root(), &root)?;
+            (Some(top), "a writable snapshot of the root".to_owned())
+        }
+        Origin::Backup(backup) => {
+            let directory = restored(parts)?;
+            let private = fs::DirBuilder::new().mode(0o700).create(directory);
+            private.map_err(RehearsalError::path("create", directory))?;
+            let to = directory.join("root");
+            let made = backup.restore(Path::new("/"), &to, parts.told)?;
+            mount_tree(&to, &root)?;
+            (None, made)
+        }
+    };
+    let mut clone = Clone { root, made, binds: Vec::new(), volumes: Vec::new(), held: Vec::new() };
     for (number, mount) in others(&mounts::read()?).into_iter().enumerate() {
-        give(top, names, parts, (number, mount), &mut clone)?;
+        give(top.as_ref(), names, parts, (number, mount), &mut clone)?;
     }
     prepare(parts, &mut clone)?;
     Ok(clone)
+}
+
+/// The directory that a backup is restored into, which only we can enter.
+fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
+    parts
+        .restored
+        .ok_or_else(|| RehearsalError::Impossible("nobody has said where the backup is restored to".into()))
 }
 
 /// The units that are masked while the clone runs. Asked anew before each boot: an upgrade brings new ones.
@@ -145,18 +179,19 @@ fn others(table: &[Mount]) -> Vec<Mount> {
 }
 
 fn give(
-    top: &TopLevel,
+    top: Option<&TopLevel>,
     names: &Names,
     parts: &Parts<'_>,
     (number, mount): (usize, Mount),
     clone: &mut Clone,
 ) -> Result<()> {
     let shown = show::path(&mount.point);
-    let (from, writable, how) = if let Some(source) = neighbour(top, &mount) {
+    let neighbour = top.and_then(|top| Some((top, neighbour(top, &mount)?)));
+    let (from, writable, how) = if let Some((top, source)) = neighbour {
         let (name, at) = (names.volume(number), names.mounts().join(format!("volume-{number}")));
         top.clone_writable(&source, &name).map_err(RehearsalError::snapshot("make the clone of a volume"))?;
         self::mount(top, &name, &at)?;
-        (at, true, "a clone")
+        (at, true, "a clone".to_owned())
     } else if BOOT.iter().any(|place| mount.point == Path::new(place)) {
         let copy = parts.directory.join("volumes").join(number.to_string());
         durable::private_directory(&copy)?;
@@ -165,9 +200,15 @@ fn give(
                 exec.args(["-a", "-x", "--reflink=auto"]).arg(mount.point.join(".")).arg(&copy).success()
             })
             .map_err(RehearsalError::exec("copy what holds the boot loader"))?;
-        (copy, true, "a copy")
+        (copy, true, "a copy".to_owned())
+    } else if let Origin::Backup(backup) = parts.origin
+        && backup.holds(&mount.point)
+    {
+        let to = restored(parts)?.join(format!("volume-{number}"));
+        let how = backup.restore(&mount.point, &to, parts.told)?;
+        (to, true, how)
     } else {
-        (mount.point.clone(), false, "the real one, read-only")
+        (mount.point.clone(), false, "the real one, read-only".to_owned())
     };
     clone.volumes.push(format!("{shown}: {how}"));
     clone.binds.push(Bind { from, to: mount.point, writable });
@@ -189,6 +230,14 @@ fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
     let options = std::ffi::CString::new(format!("subvol=/{name}"))
         .map_err(|error| RehearsalError::path("mount", at)(error.into()))?;
     rustix::mount::mount(top.device(), at, "btrfs", MountFlags::empty(), options.as_c_str())
+        .map_err(|errno| RehearsalError::path("mount", at)(errno.into()))
+}
+
+/// Without what forbids programs and their privileges where the backup is restored to: the machine has them in its root.
+fn mount_tree(tree: &Path, at: &Path) -> Result<()> {
+    durable::private_directory(at)?;
+    rustix::mount::mount_bind(tree, at)
+        .and_then(|()| rustix::mount::mount_remount(at, MountFlags::BIND, c""))
         .map_err(|errno| RehearsalError::path("mount", at)(errno.into()))
 }
 
@@ -220,6 +269,8 @@ fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
             clone.held.push(format!("/{queue}: {waiting} entries of waiting mail are deleted in the clone"));
         }
     }
+    // A backup may have it; a snapshot of the root has not.
+    empty(&top, Path::new(STATE.trim_start_matches('/')))?;
     let home = below(&top, Path::new(inside::HOME))?;
     let path = |name: &str| beneath::path_of(&home).join(name);
     let put = |name: &str, mode, bytes: &[u8]| durable::replace_file(&path(name), bytes, mode);

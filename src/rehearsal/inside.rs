@@ -72,6 +72,9 @@ pub struct Task {
     pub renames: BTreeMap<String, String>,
     /// What is done about configuration files.
     pub policy: Policy,
+    /// What that comes to, when it was decided outside.
+    #[serde(default)]
+    pub decisions: Option<Decisions>,
     /// Where the recorded answers lie, in the machine as in the clone.
     pub answers: PathBuf,
     /// The checks of the operator that take part.
@@ -239,14 +242,22 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
     Ok(Said::Upgraded(Upgraded { questions: debconf::answered(&before, &after), ..said }))
 }
 
-/// As a run decides: by the rules and the recorded answers, which debconf gets too. With it the questions that debconf knows.
+/// As a run decides: by the rules and the recorded answers, which debconf gets too. With it the questions that debconf knows. The
+/// archives are looked through only when nobody has done that for these very files.
 fn decisions(task: &Task, archives: &Path) -> std::result::Result<(Decisions, Vec<Question>), String> {
     let root = Path::new("/");
     let answers = Answers::read(&task.answers).map_err(|error| crate::error::chain(&error))?;
-    let facts = crate::conffiles::look(root, archives).map_err(|error| crate::error::chain(&error))?;
+    let decisions = match &task.decisions {
+        Some(decided) => decided.clone(),
+        None => {
+            let facts =
+                crate::conffiles::look(root, archives).map_err(|error| crate::error::chain(&error))?;
+            Decisions::new(&facts, &task.policy, &answers)
+        }
+    };
     debconf::give(&answers.debconf).map_err(|error| crate::error::chain(&error))?;
     let known = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
-    Ok((Decisions::new(&facts, &task.policy, &answers), known))
+    Ok((decisions, known))
 }
 
 fn upgraded(report: &UpgradeReport) -> Upgraded {

@@ -21,6 +21,24 @@ pub struct Made {
     pub keep: bool,
     /// The boot of the host that it was made in: no unit and no mount outlives it.
     pub boot: String,
+    /// Where the backup was restored to, when the clone was not made by snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Place>,
+}
+
+/// A directory that the backup is restored into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Where the filesystem is mounted that it is on: when that is not mounted, nobody can say that the directory is gone.
+    pub filesystem: PathBuf,
+}
+
+/// The file in which it is written down.
+#[must_use]
+pub fn file(directory: &Path) -> PathBuf {
+    directory.join(FILE)
 }
 
 /// The directory of one rehearsal: what it made, and its logs.
@@ -35,7 +53,8 @@ pub fn directory(rehearsals: &Path, names: &Names) -> PathBuf {
 /// Names what could not be written.
 pub fn write(directory: &Path, made: &Made) -> Result<()> {
     durable::private_directory(directory)?;
-    let text = serde_json::to_vec_pretty(made).unwrap_or_default();
+    let text = serde_json::to_vec_pretty(made)
+        .map_err(|error| RehearsalError::path("write", directory.join(FILE))(error.into()))?;
     Ok(durable::replace_file(&directory.join(FILE), &text, 0o600)?)
 }
 

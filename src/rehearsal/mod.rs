@@ -1,6 +1,6 @@
 //! Rehearsal: a disposable clone of this machine is upgraded first, in a container that reaches nothing.
 //!
-//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it ·
+//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it, by snapshots or as [`restored`] from the backup ·
 //! [`quiet`] decides what it must not do · [`network`] gives it one that leads nowhere · [`container`] boots it · [`inside`] is what
 //! this program does in there (with [`offline`] in the place of apt's downloads) · [`play`] tells the whole of it · [`record`] is what
 //! is kept · [`sweep`] removes what is left, whoever died.
@@ -15,11 +15,13 @@ pub mod offline;
 pub mod play;
 pub mod quiet;
 pub mod record;
+pub mod restored;
 pub mod sweep;
 
 use std::io;
 use std::path::PathBuf;
 
+use crate::backup::VerifyError;
 use crate::snapshot::SnapshotError;
 use crate::system::durable::DurableError;
 use crate::system::exec::ExecError;
@@ -38,6 +40,14 @@ pub enum RehearsalError {
         action: &'static str,
         /// Why.
         source: Box<SnapshotError>,
+    },
+    /// The backup could not be restored.
+    #[error("failed to restore the backup of {}", .tree.display())]
+    Restore {
+        /// The tree.
+        tree: PathBuf,
+        /// Why.
+        source: Box<VerifyError>,
     },
     /// A file of the clone, or one about it, could not be used.
     #[error("failed to {action} {}", .path.display())]

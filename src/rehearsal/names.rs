@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 const VOLUME: &str = "@safe-upgrade-rehearsal-";
 const UNIT: &str = "safe-upgrade-rehearsal-";
 const NETWORK: &str = "safe-upgrade-rehearsal-";
+const RESTORED: &str = "safe-upgrade-rehearsal-";
 
 /// Where the clone is mounted while it lives.
 pub const MOUNTS: &str = "/run/safe-upgrade";
@@ -70,6 +71,12 @@ impl Names {
     #[must_use]
     pub fn test_network(&self) -> String {
         format!("{NETWORK}{}-test", self.id)
+    }
+
+    /// The directory that the backup is restored into, where there are no snapshots.
+    #[must_use]
+    pub fn restored(&self) -> String {
+        format!("{RESTORED}{}", self.id)
     }
 
     /// Below this everything is mounted.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::clone::{self, Clone, Parts};
+use super::clone::{self, Clone, Origin, Parts};
 use super::container::{self, Running};
 use super::inside::{self, Said, Task, Upgraded};
 use super::made::{self, Made};
@@ -13,13 +13,11 @@ use super::network::{self, Network};
 use super::record::{Kept, Outcome, RehearsalRecord, Timings, VERSION};
 use super::sweep::{self, Claim};
 use super::{RehearsalError, Result};
-use crate::conffiles::policy::Policy;
+use crate::conffiles::policy::{Decisions, Policy};
 use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
 use crate::health::diff::ChangeKind;
 use crate::health::report::HealthReport;
-use crate::snapshot::TopLevel;
-use crate::snapshot::layout::Layout;
 use crate::system::durable;
 use crate::system::exec::tail;
 use crate::system::identity;
@@ -45,8 +43,8 @@ pub struct FunctionalTest {
 pub struct Script<'s> {
     /// The id.
     pub names: Names,
-    /// The machine.
-    pub layout: &'s Layout,
+    /// What the clone is made from.
+    pub origin: &'s Origin,
     /// The directory of rehearsals.
     pub rehearsals: &'s Path,
     /// The packages of the new release.
@@ -63,6 +61,8 @@ pub struct Script<'s> {
     pub renames: BTreeMap<String, String>,
     /// What is done about configuration files.
     pub policy: Policy,
+    /// What that comes to, where the clone has the machine's own files; without it that is found out inside.
+    pub decisions: Option<Decisions>,
     /// Where the recorded answers lie.
     pub answers: &'s Path,
     /// How long services may take to start.
@@ -88,9 +88,14 @@ pub fn play(script: &Script<'_>, _: &Claim, told: &dyn Fn(f32, &str)) -> Result<
     let directory = made::directory(script.rehearsals, &script.names);
     let boot = identity::boot_id()
         .map_err(|error| RehearsalError::Silent { stage: "begin", why: crate::error::chain(&error) })?;
-    let made = Made { id: script.names.id().to_owned(), keep: false, boot };
+    let restored = match script.origin {
+        Origin::Subvolume(_) => None,
+        Origin::Backup(backup) => Some(backup.place(&script.names)?),
+    };
+    let made = Made { id: script.names.id().to_owned(), keep: false, boot, restored };
     made::write(&directory, &made)?;
-    let played = perform(script, &directory, told);
+    let restored = made.restored.as_ref().map(|place| place.directory.as_path());
+    let played = perform(script, (&directory, restored), told);
     keep_console(&directory, &script.names);
     let stays = script.keep && played.as_ref().is_ok_and(|record| record.kept.is_some());
     if stays {
@@ -110,13 +115,18 @@ struct Seen {
     noted: Vec<String>,
 }
 
-fn perform(script: &Script<'_>, directory: &Path, told: &dyn Fn(f32, &str)) -> Result<RehearsalRecord> {
+fn perform(
+    script: &Script<'_>,
+    (directory, restored): (&Path, Option<&Path>),
+    told: &dyn Fn(f32, &str),
+) -> Result<RehearsalRecord> {
     let whole = Instant::now();
     let mut seen = Seen { timings: Timings::default(), failed: Vec::new(), noted: Vec::new() };
     seen.timings.soak = script.soak.duration().as_secs();
     told(1.0, "cloning the root");
     let started = Instant::now();
-    let (clone, network, program) = set_the_stage(script, directory)?;
+    let forward = |text: &str| told(2.0, text);
+    let (clone, network, program) = set_the_stage(script, (directory, restored), &forward)?;
     seen.timings.clone = seconds(started);
 
     told(5.0, "booting the clone as it is");
@@ -157,20 +167,31 @@ fn perform(script: &Script<'_>, directory: &Path, told: &dyn Fn(f32, &str)) -> R
     Ok(record(script, directory, (seen, upgraded, lost, clone), kept))
 }
 
-fn set_the_stage(script: &Script<'_>, directory: &Path) -> Result<(Clone, Network, PathBuf)> {
+fn set_the_stage(
+    script: &Script<'_>,
+    (directory, restored): (&Path, Option<&Path>),
+    told: &dyn Fn(&str),
+) -> Result<(Clone, Network, PathBuf)> {
     let program = directory.join(inside::PROGRAM);
     let own = std::fs::read("/proc/self/exe").map_err(RehearsalError::path("read", "/proc/self/exe"))?;
     durable::replace_file(&program, &own, 0o755)?;
-    let top = TopLevel::open(Path::new("/"))
-        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
     let parts = Parts {
-        layout: script.layout,
+        origin: script.origin,
+        restored,
         program: &program,
         archives: script.archives,
         lists: script.lists,
         directory,
+        told,
     };
-    let clone = clone::make(&top, &script.names, &parts)?;
+    let clone = clone::make(&script.names, &parts)?;
+    if let Origin::Backup(backup) = script.origin {
+        backup.has_the_packages_of(&script.package_state, &clone.root)?;
+    }
+    // Restoring takes its time, and nobody listens to signals meanwhile.
+    if script.stop.is_some_and(ToldToStop::is_told) {
+        return Err(RehearsalError::Silent { stage: "clone", why: "it was told to stop".into() });
+    }
     let network = network::make(&script.names)?;
     Ok((clone, network, program))
 }
@@ -190,6 +211,7 @@ fn enter(
         renames: script.renames.clone(),
         checks: script.checks.clone(),
         policy: script.policy.clone(),
+        decisions: script.decisions.clone(),
         answers: script.answers.to_owned(),
         before,
     };
@@ -328,6 +350,7 @@ fn record(
         prompts: upgraded.prompts,
         questions: upgraded.questions,
         packages: upgraded.packages,
+        clone: clone.made,
         volumes: clone.volumes,
         held: clone.held,
         limits: container::LIMITS.map(str::to_owned).to_vec(),

@@ -97,6 +97,9 @@ pub struct RehearsalRecord {
     pub questions: Vec<Question>,
     /// Packages that were upgraded, installed or removed.
     pub packages: u64,
+    /// How the root of the clone was made.
+    #[serde(default)]
+    pub clone: String,
     /// How each other filesystem was given to the clone.
     pub volumes: Vec<String>,
     /// What was taken from the clone so that it kept quiet.

@@ -6,10 +6,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::made::Place;
 use super::names::{self, Names};
 use super::{RehearsalError, Result, clone, container, inside, made, network};
-use crate::snapshot::TopLevel;
+use crate::snapshot::{SnapshotError, TopLevel};
 use crate::system::exec::Exec;
+use crate::system::fresh;
 use crate::system::identity;
 use crate::system::lock::{ExclusiveLock, LockError};
 
@@ -83,14 +85,17 @@ pub fn remove(rehearsals: &Path, names: &Names) -> Result<()> {
     clone::unmount_below(&names.mounts())?;
     remove_tree(&names.mounts())?;
     network::remove(names)?;
-    let top = TopLevel::open(Path::new("/"))
-        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
-    let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
-    for volume in volumes.iter().filter(|volume| names::of_volume(&volume.name).as_ref() == Some(names)) {
-        top.delete_with_nested(&volume.name, volume.uuid)
-            .map_err(RehearsalError::snapshot("delete a clone"))?;
+    if let Some(top) = top()? {
+        let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
+        for volume in volumes.iter().filter(|volume| names::of_volume(&volume.name).as_ref() == Some(names)) {
+            top.delete_with_nested(&volume.name, volume.uuid)
+                .map_err(RehearsalError::snapshot("delete a clone"))?;
+        }
     }
     let directory = made::directory(rehearsals, names);
+    if let Some(place) = made::read(&directory)?.and_then(|made| made.restored) {
+        remove_restored(&place, &made::file(&directory), names)?;
+    }
     remove_tree(&directory.join(VOLUMES))?;
     crate::system::durable::remove_file(&directory.join(inside::PROGRAM))?;
     made::forget(&directory)
@@ -105,10 +110,10 @@ fn found(rehearsals: &Path) -> Result<BTreeSet<Names>> {
     ] {
         all.extend(listed(Path::new(place))?.iter().filter_map(|name| of(name)));
     }
-    let top = TopLevel::open(Path::new("/"))
-        .map_err(RehearsalError::snapshot("open the filesystem of the root"))?;
-    let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
-    all.extend(volumes.iter().filter_map(|volume| names::of_volume(&volume.name)));
+    if let Some(top) = top()? {
+        let volumes = top.list().map_err(RehearsalError::snapshot("list subvolumes"))?;
+        all.extend(volumes.iter().filter_map(|volume| names::of_volume(&volume.name)));
+    }
     all.extend(units()?);
     Ok(all)
 }
@@ -141,14 +146,41 @@ fn units() -> Result<Vec<Names>> {
     Ok(text.lines().filter_map(|line| names::of_unit(line.split_whitespace().next()?)).collect())
 }
 
-/// Removes a directory that nothing is mounted below: it was just unmounted, and this goes into no other filesystem.
+/// Where clones by snapshot are; `None` on a machine whose root has no snapshots.
+fn top() -> Result<Option<TopLevel>> {
+    match TopLevel::open(Path::new("/")) {
+        Err(SnapshotError::NotBtrfs { .. }) => Ok(None),
+        opened => opened.map(Some).map_err(RehearsalError::snapshot("open the filesystem of the root")),
+    }
+}
+
+/// Removes what a backup was restored into. Only where its filesystem is mounted can be said that there is nothing (any more).
+fn remove_restored(place: &Place, note: &Path, names: &Names) -> Result<()> {
+    let ours = place.directory.file_name().is_some_and(|name| name == names.restored().as_str());
+    let wrong = |why: String| Err(RehearsalError::path("remove", &place.directory)(io::Error::other(why)));
+    if !ours {
+        return wrong(format!("no rehearsal calls a directory so; {} is wrong", note.display()));
+    }
+    let table = crate::system::mounts::read()?;
+    if crate::system::mounts::holding(&table, &place.directory)?.point != place.filesystem {
+        return wrong(format!(
+            "{} is not mounted: mount it, or delete {} when it will not come back",
+            place.filesystem.display(),
+            note.display()
+        ));
+    }
+    remove_tree(&place.directory)
+}
+
+/// Removes a directory that nothing is mounted below: it was just unmounted, and this goes into no other filesystem. What the clone
+/// has made read-only or immutable goes too.
 fn remove_tree(directory: &Path) -> Result<()> {
     let table = crate::system::mounts::read()?;
     if let Some(mount) = table.iter().find(|mount| mount.point.starts_with(directory)) {
         let still = io::Error::other("something is still mounted there");
         return Err(RehearsalError::path("remove", &mount.point)(still));
     }
-    match fs::remove_dir_all(directory) {
+    match fresh::remove_tree(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(RehearsalError::path("remove", directory)(error))
         }
@@ -178,5 +210,37 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
                 entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
             })
             .map_err(RehearsalError::path("list", directory)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_backup_goes_only_from_where_it_was_put() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = dir.path().canonicalize().unwrap();
+        let names = Names::new("20261127T034800Z-4f2a").unwrap();
+        let table = crate::system::mounts::read().unwrap();
+        let filesystem = crate::system::mounts::holding(&table, &scratch).unwrap().point.clone();
+        let place = Place { directory: scratch.join(names.restored()), filesystem };
+        let note = Path::new("/state/made.json");
+        let make = |name: &str| {
+            fs::create_dir_all(scratch.join(name).join("root/etc")).unwrap();
+            fs::write(scratch.join(name).join("root/etc/passwd"), "x").unwrap();
+        };
+        make(&names.restored());
+        make("precious");
+        let elsewhere = Place { directory: scratch.join("precious"), ..place.clone() };
+        let wrong = remove_restored(&elsewhere, note, &names).unwrap_err();
+        assert!(crate::error::chain(&wrong).contains("/state/made.json is wrong"), "{wrong:?}");
+        let unplugged = Place { filesystem: "/mnt/not-there".into(), ..place.clone() };
+        let away = remove_restored(&unplugged, note, &names).unwrap_err();
+        assert!(crate::error::chain(&away).contains("/mnt/not-there is not mounted"), "{away:?}");
+        assert!(place.directory.join("root/etc/passwd").exists());
+        remove_restored(&place, note, &names).unwrap();
+        remove_restored(&place, note, &names).unwrap();
+        assert!(!place.directory.exists() && scratch.join("precious/root/etc/passwd").exists());
     }
 }

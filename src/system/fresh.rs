@@ -16,7 +16,8 @@ pub const RESTORED: &str = "safe-upgrade-restore-";
 /// What the name of a directory for temporary files begins with.
 pub const TEMPORARY: &str = ".safe-upgrade-verify-";
 
-/// How often one is made anew that another process took for left over before it was locked.
+/// How often one is made anew that another process took for left over before it was locked, and how often one is emptied that another
+/// process still writes to.
 const ATTEMPTS: usize = 16;
 
 /// A directory that only we can enter. Removed when dropped, with all that is in it.
@@ -123,8 +124,11 @@ fn is_ours(directory: &File) -> io::Result<bool> {
     Ok(found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0)
 }
 
-/// Removes a tree that only we can enter, also what was restored read-only or immutable.
-fn remove_tree(directory: &Path) -> io::Result<()> {
+/// Removes a tree that only we can enter, also what was restored read-only or immutable. Nothing must be mounted in it.
+///
+/// # Errors
+/// When something of it stays, or it is not there.
+pub fn remove_tree(directory: &Path) -> io::Result<()> {
     if fs::remove_dir_all(directory).is_ok() {
         return Ok(());
     }
@@ -140,6 +144,13 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
                 Ok(kind) if kind.is_file() => soften(&item.path()),
                 _ => {}
             }
+        }
+    }
+    // A program that restored and whose master was killed may write for a moment; what is gone once it does not make anew.
+    for _ in 1..ATTEMPTS {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed,
         }
     }
     fs::remove_dir_all(directory)

@@ -1,4 +1,4 @@
-//! A btrfs image on a loop device, and the plug that can be pulled.
+//! A btrfs or ext4 image on a loop device, and the plug that can be pulled.
 #![expect(unsafe_code, reason = "two ioctls of the loop driver that no tool offers")]
 
 use std::fs::{self, File};
@@ -31,6 +31,7 @@ const LOOP_GET_STATUS64: u32 = 0x4C05;
 pub struct Disk {
     image: PathBuf,
     device: PathBuf,
+    ext4: bool,
 }
 
 impl Disk {
@@ -48,11 +49,25 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Makes an image with an empty ext4: a machine without snapshots.
+    pub fn format_ext4(image: &Path) -> Result<Self> {
+        File::create_new(image)?.set_len(SIZE)?;
+        tool("mkfs.ext4", &["-q", "-L", "lab", &image.to_string_lossy()])?;
+        Self::attach(image)
+    }
+
     /// Puts a loop device in front of an image.
     pub fn attach(image: &Path) -> Result<Self> {
         let _no_other = locked(Path::new(LOOPS))?;
         let device = tool("losetup", &["--find", "--show", &image.to_string_lossy()])?;
-        Ok(Self { image: image.to_owned(), device: PathBuf::from(device.trim()) })
+        let device = PathBuf::from(device.trim());
+        let fs_type = tool("blkid", &["-p", "-s", "TYPE", "-o", "value", &device.to_string_lossy()])?;
+        Ok(Self { image: image.to_owned(), device, ext4: fs_type.trim() == "ext4" })
+    }
+
+    /// Whether it has the subvolumes of a usual installation.
+    pub fn has_subvolumes(&self) -> bool {
+        !self.ext4
     }
 
     /// Puts the same loop device in front of the image anew: units of the machine know it by that name.
@@ -67,7 +82,7 @@ impl Disk {
         &self.device
     }
 
-    /// Mounts a subvolume by its name, as a boot does.
+    /// Mounts a subvolume by its name, as a boot does; the whole of an ext4, whatever the name.
     pub fn mount(&self, subvolume: &str, at: &Path) -> Result<()> {
         self.mount_with(&format!("subvol={subvolume}"), at)
     }
@@ -107,6 +122,9 @@ impl Disk {
 
     fn mount_with(&self, options: &str, at: &Path) -> Result<()> {
         let (device, at) = (self.device.to_string_lossy(), at.to_string_lossy());
+        if self.ext4 {
+            return tool("mount", &["-t", "ext4", &device, &at]).map(drop);
+        }
         tool("mount", &["-t", "btrfs", "-o", options, &device, &at]).map(drop)
     }
 }

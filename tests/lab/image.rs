@@ -11,7 +11,7 @@ use safe_upgrade::system::exec::Exec;
 
 use super::disk::{Disk, HOME_SUBVOLUME, ROOT_SUBVOLUME};
 use super::mirror::{LOCAL_HOST, Mirror, PORT};
-use super::place::{RunDirectory, lab_directory, locked, unmount_below};
+use super::place::{FROM, RunDirectory, lab_directory, locked, unmount_below};
 use super::sources::Sources;
 use super::{Machine, Result, context, told, tool};
 
@@ -118,6 +118,26 @@ pub fn name_itself(disk: &Disk, at: &Path) -> Result<()> {
     unmount_below(at)
 }
 
+/// Makes `disk.img` in a run directory: what the golden disk holds, on ext4.
+pub fn on_ext4(golden: &Path, run: &RunDirectory) -> Result<Disk> {
+    let (image, from, to) = (run.path().join(FROM), run.path().join("from"), run.path().join("to"));
+    copy(golden, &image)?;
+    new_identity(&image)?;
+    let (old, new) = (Disk::attach(&image)?, Disk::format_ext4(&run.path().join("disk.img"))?);
+    for (disk, at) in [(&old, &from), (&new, &to)] {
+        fs::create_dir_all(at)?;
+        disk.mount(ROOT_SUBVOLUME, at)?;
+    }
+    tool("cp", &["-a", &from.join(".").to_string_lossy(), &to.to_string_lossy()])?;
+    write(&to.join("etc/fstab"), 0o644, &fstab(&new)?)?;
+    for at in [&from, &to] {
+        unmount_below(at)?;
+    }
+    old.detach()?;
+    fs::remove_file(image)?;
+    Ok(new)
+}
+
 fn key(sources: &Sources) -> String {
     let week = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() / (7 * 86_400);
     let all = format!("{PACKAGES:?}{FILES:?}{sources:?}{week}{}", apt_configuration());
@@ -203,6 +223,9 @@ fn write(path: &Path, mode: u32, content: &str) -> Result<()> {
 
 fn fstab(disk: &Disk) -> Result<String> {
     let uuid = tool("blkid", &["-s", "UUID", "-o", "value", &disk.device().to_string_lossy()])?;
+    if !disk.has_subvolumes() {
+        return Ok(format!("UUID={} / ext4 defaults 0 1\n", uuid.trim()));
+    }
     let line = |point: &str, subvolume: &str| {
         format!("UUID={} {point} btrfs defaults,subvol={subvolume} 0 0\n", uuid.trim())
     };

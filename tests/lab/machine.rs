@@ -80,6 +80,14 @@ impl Machine {
         Self::assemble(run, disk)
     }
 
+    /// The same on ext4: a machine that has no snapshots.
+    pub fn on_ext4(name: &str) -> Result<Self> {
+        let golden = image::golden()?;
+        let run = RunDirectory::claim(name)?;
+        let disk = image::on_ext4(&golden, &run)?;
+        Self::assemble(run, disk)
+    }
+
     /// Puts a machine around a disk.
     pub fn assemble(run: RunDirectory, disk: Disk) -> Result<Self> {
         for directory in ["root", "top", "backup", "repo"] {

@@ -23,6 +23,9 @@ pub const CGROUP_PREFIX: &str = "safe-upgrade-lab-";
 /// Begins the name of every run directory.
 const RUN_PREFIX: &str = "run-";
 
+/// The disk that another one is filled from.
+pub const FROM: &str = "from.img";
+
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static SIGNALS: Once = Once::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -123,7 +126,9 @@ pub fn clean(run: &Path) -> Result<()> {
     }
     kill_all(run)?;
     unmount_below(run)?;
-    detach_loops(&run.join("disk.img"))?;
+    for image in ["disk.img", FROM] {
+        detach_loops(&run.join(image))?;
+    }
     context(fs::remove_dir_all(run), format_args!("remove {}", run.display()))
 }
 

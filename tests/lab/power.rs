@@ -176,7 +176,9 @@ fn boot_until_off(machine: &Supervised, life: &Life) -> Result<()> {
     let root = machine.run.join("root");
     for _ in 0..=MOST_REBOOTS {
         machine.disk.mount(ROOT_SUBVOLUME, &root)?;
-        machine.disk.mount(HOME_SUBVOLUME, &root.join("home"))?;
+        if machine.disk.has_subvolumes() {
+            machine.disk.mount(HOME_SUBVOLUME, &root.join("home"))?;
+        }
         let ended = match start(machine, life)? {
             Some(mut child) => child.wait()?,
             None => return unmount_below(&root),
