@@ -79,7 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["conffiles", "error", "evidence", "health", "manifest", "sources", "system", "verify"]),
     ("places", &["evidence"]),
     ("progress", &[]),
-    ("rehearsal", &["conffiles", "error", "health", "release", "snapshot", "system"]),
+    ("rehearsal", &["compat", "conffiles", "error", "health", "release", "snapshot", "system"]),
     ("backup", &["manifest", "sources", "system"]),
     ("sources", &["manifest", "system"]),
     ("scheduled", &["config", "manifest", "system"]),

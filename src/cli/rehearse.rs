@@ -138,6 +138,10 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
     list("Noted", &record.noted);
     list("Other filesystems", &record.volumes);
     list("Held in the clone", &record.held);
+    if let Some(compared) = &record.foretold {
+        list("Packages that did not become what was foretold", &compared.deviations);
+        lines.push(compared.sentence());
+    }
     let times = &record.timings;
     lines.push(format!(
         "Predicted outage: {} (upgrade {} s, shutdown {} s, boot {} s, soak {} s); {} packages.",
@@ -149,8 +153,9 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
         record.packages
     ));
     lines.push(format!(
-        "The rehearsal took {}; its logs are in {}.",
+        "The rehearsal took {}, {} more than the upgrade in it; its logs are in {}.",
         span(times.whole),
+        span(times.overhead()),
         show::path(&record.logs)
     ));
     if let Some(answers) = &record.answers {

@@ -23,12 +23,12 @@ pub mod uses;
 use std::path::PathBuf;
 
 pub use look::{Ahead, look};
-pub use status::{happened, installed};
+pub use status::{installed, versions};
 
 use crate::finding::Finding;
 use crate::health::HealthError;
 use crate::release::hop::Hop;
-pub use crate::release::prediction::{Happened, Prediction};
+pub use crate::release::prediction::Prediction;
 use crate::release::preview::PreviewError;
 use crate::release::sources::SourcesPlan;
 use crate::system::exec::ExecError;

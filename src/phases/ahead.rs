@@ -17,7 +17,7 @@ use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt;
 use crate::release::hop::Hop;
-use crate::release::prediction::Prediction;
+use crate::release::prediction::{Foretold, Prediction};
 use crate::release::private_apt::{Lists, PrivateApt};
 use crate::system::durable;
 
@@ -149,6 +149,15 @@ fn index(
     contents::search_files(&files, wanted).map_err(trouble)
 }
 
+/// What was fetched for an upgrade, and found on the way.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    /// What it means.
+    pub(super) findings: Vec<Finding>,
+    /// What the packages will do; `None` when something stopped it before they were fetched.
+    pub(super) foretold: Option<Foretold>,
+}
+
 /// Looks ahead, and downloads everything that the upgrade will need, unless what was found stops it. Repeatable; the system's apt is
 /// not touched.
 ///
@@ -160,15 +169,18 @@ pub(super) fn fetch(
     hop: &Hop,
     progress: &Progress,
     stops: &dyn Fn(&Finding) -> bool,
-) -> Result<Vec<Finding>> {
+) -> Result<Fetched> {
     let told = |state: apt::Progress| {
         progress.percent(10.0 + f64::from(state.percent) * 0.8, &packages::shown(&state));
     };
     let Foresight { mut findings, packages } = look(places, hop, &told);
-    let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else { return Ok(findings) };
-    findings.extend(packages::download(ahead, places, hop, progress, &told)?);
+    let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else {
+        return Ok(Fetched { findings, foretold: None });
+    };
+    let (found, foretold) = packages::download(ahead, places, hop, progress, &told)?;
+    findings.extend(found);
     findings.extend(of_configuration(config, &configuration(&packages::archives(places))));
-    Ok(findings)
+    Ok(Fetched { findings, foretold: Some(foretold) })
 }
 
 /// Which configuration files the packages in a directory will ask about.

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::ahead::Fetched;
 use super::plan::new_run_id;
 use super::{Result, ahead, check, packages, trouble};
 use crate::conffiles;
-use crate::conffiles::answers::Answers;
+use crate::conffiles::answers::{Answer, Answers};
 use crate::config::Config;
 use crate::config::rehearsal::Test;
 use crate::driver::Trouble;
@@ -22,14 +23,16 @@ use crate::rehearsal::{RehearsalError, container};
 use crate::release::hop::Hop;
 use crate::release::package_state::package_state;
 use crate::snapshot::layout;
+use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
 
 /// What is known about the last rehearsal, and about the packages now. Repeatable.
-pub(super) fn last(places: &StateDirectory) -> Result<RehearsalFacts> {
+pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<RehearsalFacts> {
+    let answers = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
     let last = record::read(places.path()).map_err(trouble)?.map(|record| LastRehearsal {
         from: record.from,
         failed: match (record.outcome, record.failed) {
-            (Outcome::Passed, _) => Vec::new(),
+            (Outcome::Passed, _) => answered_otherwise(&record.unanswered, &answers),
             // A failure that gives no reason is one all the same.
             (Outcome::Failed, failed) if failed.is_empty() => vec!["no reason is known".into()],
             (Outcome::Failed, failed) => failed,
@@ -45,6 +48,17 @@ pub(super) fn last(places: &StateDirectory) -> Result<RehearsalFacts> {
     let package_state = package_state(Path::new("/")).map_err(trouble)?;
     let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
     Ok(RehearsalFacts { now, package_state, last })
+}
+
+/// A file that the clone kept for want of an answer, and that a run would now replace: that was not rehearsed.
+fn answered_otherwise(kept: &[PathBuf], answers: &Answers) -> Vec<String> {
+    let taken = |path: &&PathBuf| {
+        answers.files.iter().any(|answer| answer.path == **path && answer.answer == Answer::Take)
+    };
+    let sentence = |path: &PathBuf| {
+        format!("it kept {}, and the answer of since then takes the package's", show::path(path))
+    };
+    kept.iter().filter(taken).map(sentence).collect()
 }
 
 /// What came of the wish to rehearse.
@@ -84,7 +98,7 @@ pub fn rehearse(
     }
     told(0.0, "fetching the packages of the new release");
     let stops = |finding: &Finding| stops(config, finding);
-    let findings = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
+    let Fetched { findings, foretold } = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
     if let Some(stops) = findings.iter().find(|finding| stops(finding)) {
         return Ok(Rehearsed::Refused(format!("{} ({})", stops.what, stops.id)));
     }
@@ -103,6 +117,7 @@ pub fn rehearse(
         package_state: package_state(Path::new("/")).map_err(trouble)?,
         hop: (hop.from().codename.into(), hop.to().codename.into()),
         checks: taking_part(config),
+        foretold,
         renames: config.health.renames.clone(),
         policy: config.configuration_files.policy(),
         answers: config.configuration_files.answers.as_path(),
@@ -173,4 +188,31 @@ fn taking_part(config: &Config) -> Vec<crate::health::checks::CheckConfig> {
 
 fn functional(test: &Test) -> FunctionalTest {
     FunctionalTest { name: test.name.clone(), argv: test.argv.clone(), timeout: test.timeout }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conffiles::answers::FileAnswer;
+
+    #[test]
+    fn only_what_was_kept_and_is_taken_now_was_not_rehearsed() {
+        let answer = |path: &str, answer| FileAnswer {
+            path: path.into(),
+            answer,
+            local_md5: "missing".into(),
+            new_blake3: None,
+        };
+        let answers = Answers {
+            files: vec![
+                answer("/etc/a", Answer::Take),
+                answer("/etc/b", Answer::Keep),
+                answer("/etc/c", Answer::Take),
+            ],
+            debconf: vec![],
+        };
+        let kept = ["/etc/a", "/etc/b", "/etc/d"].map(PathBuf::from);
+        let found = answered_otherwise(&kept, &answers);
+        assert_eq!(found, ["it kept /etc/a, and the answer of since then takes the package's"]);
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{RehearsalError, Result};
+use crate::compat;
 use crate::conffiles::answers::Answers;
 use crate::conffiles::debconf::{self, Question};
 use crate::conffiles::left::ConffileDecision;
@@ -22,6 +23,7 @@ use crate::health::settle::{self, Settled};
 use crate::release::apt::{self, AptSettings};
 use crate::release::completion;
 use crate::release::hop::Hop;
+use crate::release::prediction::{Comparison, Foretold};
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use crate::system::enter;
@@ -76,6 +78,8 @@ pub struct Task {
     pub answers: PathBuf,
     /// The checks of the operator that take part.
     pub checks: Vec<CheckConfig>,
+    /// What was foretold of the packages.
+    pub foretold: Option<Foretold>,
     /// The clone before its upgrade; none before it was looked at.
     pub before: Option<Baseline>,
 }
@@ -120,6 +124,10 @@ pub struct Upgraded {
     pub packages: u64,
     /// What scripts of packages asked anew, with what they took for an answer.
     pub questions: Vec<Question>,
+    /// Configuration files that were kept because nobody has answered yet.
+    pub unanswered: Vec<PathBuf>,
+    /// How much of what was foretold of the packages came true.
+    pub compared: Option<Comparison>,
 }
 
 /// Runs the stage that the outside asked for.
@@ -209,7 +217,7 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
     let hop = Hop::between(&task.from, &task.to).map_err(|error| wrong(error.to_string()))?;
     let home = Path::new(HOME);
     let (log, archives, kept) = (home.join(APT_LOG), home.join(ARCHIVES), home.join("sources"));
-    let (decisions, before) = decisions(task, &archives).map_err(&wrong)?;
+    let Decided { decisions, unanswered, questions: before } = decide(task, &archives).map_err(&wrong)?;
     let settings = UpgradeSettings {
         apt: AptSettings {
             log: &log,
@@ -236,17 +244,39 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         Err(error) => return Err(wrong(crate::error::chain(&error))),
     };
     let after = debconf::questions(Path::new("/")).map_err(|error| wrong(crate::error::chain(&error)))?;
-    Ok(Said::Upgraded(Upgraded { questions: debconf::answered(&before, &after), ..said }))
+    let compared = task.foretold.clone().map(|foretold| compared(foretold).map_err(wrong)).transpose()?;
+    Ok(Said::Upgraded(Upgraded {
+        questions: debconf::answered(&before, &after),
+        unanswered,
+        compared,
+        ..said
+    }))
 }
 
-/// As a run decides: by the rules and the recorded answers, which debconf gets too. With it the questions that debconf knows.
-fn decisions(task: &Task, archives: &Path) -> std::result::Result<(Decisions, Vec<Question>), String> {
+fn compared(foretold: Foretold) -> std::result::Result<Comparison, String> {
+    let now = compat::installed(Path::new("/")).map_err(|error| crate::error::chain(&error))?;
+    Ok(foretold.compare(now))
+}
+
+/// What is decided before the first package changes.
+struct Decided {
+    decisions: Decisions,
+    /// Files that a run would not decide about: nobody has answered.
+    unanswered: Vec<PathBuf>,
+    /// What debconf knows.
+    questions: Vec<Question>,
+}
+
+/// As a run decides: by the rules and the recorded answers, which debconf gets too. What a run would refuse for want of an answer is
+/// kept here.
+fn decide(task: &Task, archives: &Path) -> std::result::Result<Decided, String> {
     let root = Path::new("/");
     let answers = Answers::read(&task.answers).map_err(|error| crate::error::chain(&error))?;
     let facts = crate::conffiles::look(root, archives).map_err(|error| crate::error::chain(&error))?;
     debconf::give(&answers.debconf).map_err(|error| crate::error::chain(&error))?;
-    let known = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
-    Ok((Decisions::new(&facts, &task.policy, &answers), known))
+    let questions = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
+    let (decisions, unanswered) = Decisions::rehearsed(&facts, &task.policy, &answers);
+    Ok(Decided { decisions, unanswered, questions })
 }
 
 fn upgraded(report: &UpgradeReport) -> Upgraded {
@@ -256,6 +286,8 @@ fn upgraded(report: &UpgradeReport) -> Upgraded {
         prompts: report.conffiles.iter().map(prompt).collect(),
         packages: announced.map(|sum| (sum.upgraded + sum.new + sum.removed) as u64).sum(),
         questions: Vec::new(),
+        unanswered: Vec::new(),
+        compared: None,
     }
 }
 

@@ -18,11 +18,13 @@ use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
 use crate::health::diff::ChangeKind;
 use crate::health::report::HealthReport;
+use crate::release::prediction::Foretold;
 use crate::snapshot::TopLevel;
 use crate::snapshot::layout::Layout;
 use crate::system::durable;
 use crate::system::exec::tail;
 use crate::system::identity;
+use crate::system::show;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
 
@@ -59,6 +61,8 @@ pub struct Script<'s> {
     pub hop: (String, String),
     /// The checks of the operator that take part.
     pub checks: Vec<CheckConfig>,
+    /// What was foretold of the packages.
+    pub foretold: Option<Foretold>,
     /// Units that go by another name on the new release.
     pub renames: BTreeMap<String, String>,
     /// What is done about configuration files.
@@ -130,6 +134,7 @@ fn perform(script: &Script<'_>, directory: &Path, told: &dyn Fn(f32, &str)) -> R
     let upgraded = upgrade(script, directory, &running, told)?;
     seen.timings.upgrade = seconds(started);
     drop(clone::take_out(&clone, inside::APT_LOG, &directory.join("apt.log")));
+    seen.noted.extend(upgraded.unanswered.iter().map(|path| not_answered(path)));
     seen.failed.extend(upgraded.failures.iter().map(|why| format!("the upgrade is not complete: {why}")));
 
     told(80.0, "rebooting the clone");
@@ -191,6 +196,7 @@ fn enter(
         checks: script.checks.clone(),
         policy: script.policy.clone(),
         answers: script.answers.to_owned(),
+        foretold: script.foretold.clone(),
         before,
     };
     let text = serde_json::to_vec(&task)
@@ -253,6 +259,10 @@ fn functional(script: &Script<'_>, network: &Network) -> Result<Tested> {
             Ok((test.name.clone(), if well { Ok(()) } else { Err(words()) }))
         })
         .collect()
+}
+
+fn not_answered(path: &Path) -> String {
+    format!("nobody has answered about {} yet: the clone kept it as it is", show::path(path))
 }
 
 fn unexpected(stage: &'static str) -> RehearsalError {
@@ -322,11 +332,14 @@ fn record(
         package_state: script.package_state.clone(),
         timings: seen.timings,
         predicted_outage: seen.timings.outage(),
+        overhead: seen.timings.overhead(),
         failed: seen.failed,
         noted: seen.noted,
         services_lost,
         prompts: upgraded.prompts,
         questions: upgraded.questions,
+        unanswered: upgraded.unanswered,
+        foretold: upgraded.compared,
         packages: upgraded.packages,
         volumes: clone.volumes,
         held: clone.held,

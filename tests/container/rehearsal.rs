@@ -7,7 +7,7 @@ use safe_upgrade::system::exec::Output;
 use serde_json::Value;
 
 use super::lab::Timer;
-use super::lab::product::SERVER;
+use super::lab::product::{Run, SERVER};
 use super::{assert_untouched, lab, machine, release, settled};
 
 /// What boots the clone; a server installs it when it wants to rehearse.
@@ -27,6 +27,24 @@ kind = "http"
 url = "http://127.0.0.1:8081/shop.php"
 body = "php works"
 "#;
+
+/// Changed here, and by the new release too.
+const NGINX: &str = "/etc/nginx/nginx.conf";
+const MARIADB: &str = "/etc/mysql/mariadb.conf.d/50-server.cnf";
+const OURS: &str = "\\n# ours\\n";
+
+const RULES: &str = r#"
+[[configuration_files.rule]]
+path = "/etc/nginx/nginx.conf"
+action = "ask"
+
+[[configuration_files.rule]]
+path = "/etc/mysql/mariadb.conf.d/50-server.cnf"
+action = "take"
+"#;
+
+/// A question of debconf's that is answered beforehand.
+const RESTART: &str = "libraries/restart-without-asking";
 
 /// Sees from outside that the clone is there, and that nothing else is.
 const TESTS: &str = r#"
@@ -106,8 +124,9 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
         return;
     }
     let timer = Timer::start();
-    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}"));
+    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}{RULES}"));
     machine.sh(NSPAWN).unwrap();
+    machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
     timer.lap("machine");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
     timer.lap("rehearsal");
@@ -115,9 +134,16 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
     assert!(record["predicted_outage"].as_u64().unwrap() > 5, "{record:#}");
     assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_eq!(record["unanswered"], serde_json::json!([NGINX]), "{record:#}");
+    assert_all_came_true(&record["foretold"]);
+    eprintln!("lab: the rehearsal took {} s beyond its upgrade: {}", record["overhead"], record["timings"]);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_untouched(&machine);
-    let mut run = machine.start_run().unwrap();
+    review_the_answers(&machine, record["answers"].as_str().unwrap());
+
+    let begun = machine.records().unwrap().len();
+    let command = machine.start(&["safe-upgrade", "run", "--to", "trixie", "--yes", "--json"]).unwrap();
+    let mut run = Run { command, begun, before: begun };
     let ended = settled(&machine, &mut run);
     timer.lap("run");
     assert_eq!(ended.state, "Committed", "{ended:?}");
@@ -125,6 +151,66 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     let status = machine.sh("safe-upgrade status").unwrap();
     assert!(status.contains(record["id"].as_str().unwrap()), "{status}");
     assert!(status.contains("\noutage    "), "{status}");
+    assert_answered_as_reviewed(&machine);
+    assert_told(&machine, &run, &record);
+}
+
+/// A person's review: the draft is found beside the logs, and what it leaves open is decided.
+fn review_the_answers(machine: &lab::Machine, draft: &str) {
+    let text = machine.sh(&format!("cat {draft}")).unwrap();
+    eprintln!("lab: the draft of the answers:\n{text}");
+    assert_eq!(text.matches("\nanswer = \"undecided\"\n").count(), 1, "{text}");
+    assert!(text.contains(&format!("path = \"{NGINX}\"")), "{text}");
+    assert!(!text.contains(RESTART), "the question is not this test's own any more: {text}");
+    let decided = text.replace("answer = \"undecided\"", "answer = \"keep\"")
+        + &format!(
+            "\n[[debconf]]\npackage = \"libc6\"\nquestion = \"{RESTART}\"\ntype = \"boolean\"\nvalue = \"true\"\n"
+        );
+    machine.write("/etc/safe-upgrade/answers.toml", 0o600, decided.as_bytes()).unwrap();
+}
+
+/// Both files are what was decided about them, and nothing else was asked.
+fn assert_answered_as_reviewed(machine: &lab::Machine) {
+    let kept = machine.sh(&format!("tail -n 1 {NGINX}; grep -c ours {NGINX}.dpkg-dist || true")).unwrap();
+    assert_eq!(kept, "# ours\n0\n");
+    let taken = machine.sh(&format!("tail -n 1 {MARIADB}.dpkg-old; grep -c ours {MARIADB} || true")).unwrap();
+    assert_eq!(taken, "# ours\n0\n");
+    let question = machine.sh("debconf-show libc6").unwrap();
+    assert!(question.contains(&format!("{RESTART}: true")), "{question}");
+}
+
+/// What the report, the history and the run's own lines say.
+fn assert_told(machine: &lab::Machine, run: &Run, record: &Value) {
+    let text = machine.sh("safe-upgrade report").unwrap();
+    assert!(text.contains("Nothing was asked that had not been decided before."), "{text}");
+    assert!(text.contains(" package changes came true.\n\n"), "{text}");
+    let json = |command: &str| -> Value {
+        serde_json::from_str(&machine.sh(&format!("safe-upgrade {command} --json")).unwrap()).unwrap()
+    };
+    let report = json("report");
+    assert_eq!(report["asked"], serde_json::json!([]), "{report:#}");
+    assert_all_came_true(&report["packages"]);
+    let decided = report["configuration_files"].to_string();
+    assert!(decided.contains(&format!("{NGINX}: yours stays in force")), "{report:#}");
+    assert!(decided.contains(&format!("{MARIADB}: the package's is in force")), "{report:#}");
+    let outage = &json("history")["runs"][0]["outage"];
+    assert_eq!(*outage, report["run"]["outage"], "{report:#}");
+    eprintln!("lab: the outage was foretold as {} s and measured as {outage}", record["predicted_outage"]);
+    assert!(outage["seconds"].as_u64().unwrap() > 5, "{outage}");
+    let said = run.command.log();
+    let first: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).unwrap();
+    assert_eq!(first["event"], "predicted-outage", "{said}");
+    assert_eq!(
+        (&first["basis"], &first["seconds"]),
+        (&"rehearsal".into(), &record["predicted_outage"]),
+        "{said}"
+    );
+}
+
+fn assert_all_came_true(compared: &Value) {
+    assert_eq!(compared["deviations"], serde_json::json!([]), "{compared:#}");
+    assert!(compared["foretold"].as_u64().unwrap() > 100, "{compared:#}");
+    assert_eq!(compared["came_true"], compared["foretold"]);
 }
 
 #[test]

@@ -4,19 +4,38 @@ use std::path::Path;
 
 use super::super::packages::archives;
 use super::super::{Machine, Result, trouble};
+use crate::conffiles::Facts;
 use crate::conffiles::answers::Answers;
+use crate::conffiles::debconf::{self, Question};
 use crate::conffiles::left::{self, ConffileDecision, DIFF_FILE, LINES_FILE};
 use crate::conffiles::policy::{Decisions, Policy};
 use crate::conffiles::syntax::{self, Refused};
-use crate::conffiles::{Facts, debconf};
 use crate::evidence::RefusedConfiguration;
 use crate::system::durable;
+use serde::{Deserialize, Serialize};
+
+/// What scripts of packages asked, in the directory of a run: [`Asked`].
+pub const ASKED_FILE: &str = "asked.json";
+
+/// What was asked during the upgrade that nobody had answered beforehand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// One line each.
+    Known(Vec<String>),
+    /// It could not be found out.
+    Unknown {
+        /// Why.
+        unknown: String,
+    },
+}
 
 /// Made before the first package changes.
 #[derive(Debug)]
 pub(super) struct Prepared {
     decisions: Decisions,
     refused_before: Vec<Refused>,
+    answered_before: Vec<Question>,
 }
 
 impl Prepared {
@@ -31,7 +50,20 @@ impl Prepared {
         Ok(Self {
             decisions: Decisions::new(&facts, &policy, &answers),
             refused_before: syntax::look().map_err(trouble)?,
+            answered_before: debconf::questions(Path::new("/")).map_err(trouble)?,
         })
+    }
+
+    /// What scripts of packages have asked since, and nobody had answered: one line each, with what they took for an answer.
+    ///
+    /// A configuration file that nobody decided about is not among them: then the upgrade has failed.
+    pub(super) fn asked_meanwhile(&self) -> Asked {
+        match debconf::questions(Path::new("/")) {
+            Ok(now) => {
+                Asked::Known(debconf::answered(&self.answered_before, &now).iter().map(told).collect())
+            }
+            Err(error) => Asked::Unknown { unknown: crate::error::chain(&error) },
+        }
     }
 
     pub(super) fn decisions(&self) -> &Decisions {
@@ -54,6 +86,18 @@ fn facts(machine: &Machine, policy: &Policy) -> Result<Facts> {
             Ok(Facts::default())
         }
         looked => looked.map_err(trouble),
+    }
+}
+
+fn told(question: &Question) -> String {
+    format!("{} asked {} and took {:?}", question.package, question.question, question.value)
+}
+
+/// Keeps for the report what was asked. The upgrade does not fail for it.
+pub(super) fn keep_asked(run: &Path, asked: &Asked) {
+    let text = serde_json::json!(asked).to_string();
+    if let Err(error) = durable::replace_file(&run.join(ASKED_FILE), text.as_bytes(), 0o600) {
+        tracing::warn!(%error, "what was asked during the upgrade is not kept");
     }
 }
 
