@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::RehearseArgs;
 use super::outage::span;
-use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use super::{SCHEMA, journal_failure, needs_root, print_json, run_report, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::journal::Journal;
@@ -139,8 +139,8 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
     list("Other filesystems", &record.volumes);
     list("Held in the clone", &record.held);
     if let Some(compared) = &record.foretold {
-        list("Packages that did not become what was foretold", &compared.deviations);
         lines.push(compared.sentence());
+        lines.extend(run_report::deviation_lines(&compared.deviations));
     }
     let times = &record.timings;
     lines.push(format!(

@@ -19,7 +19,7 @@ use crate::phases::{aftermath, post_mortem};
 use crate::places::StateDirectory;
 use crate::system::show;
 
-/// How many carried files are listed.
+/// How many carried files, or deviating packages, are listed.
 const LISTED: usize = 20;
 
 const NOT_YET: &str = "What the failed root leaves is not all carried and looked at yet. Where nobody is at it any more, `safe-upgrade resume` does it.";
@@ -104,12 +104,18 @@ fn package_lines(verdict: Option<&Verdict>, frames: &[Frame]) -> Vec<String> {
         return began.then(|| vec![NOT_COMPARED.into(), String::new()]).unwrap_or_default();
     };
     let mut lines = vec![show::line(&verdict.sentence())];
-    let deviations = verdict.deviations();
-    lines.extend(deviations.iter().take(LISTED).map(|line| format!("  {}", show::line(line))));
+    lines.extend(deviation_lines(verdict.deviations()));
+    lines.push(String::new());
+    lines
+}
+
+/// The first of them, and how many there are.
+pub(super) fn deviation_lines(deviations: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> =
+        deviations.iter().take(LISTED).map(|line| format!("  {}", show::line(line))).collect();
     if deviations.len() > LISTED {
         lines.push(format!("  and {} more", deviations.len() - LISTED));
     }
-    lines.push(String::new());
     lines
 }
 

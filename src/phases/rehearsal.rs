@@ -173,8 +173,16 @@ pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse.
-const IN_ITS_WAY: [&str; 3] = [COULD_NOT_FIND_OUT, "target-not-reached", "space-on-root"];
+/// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse. With a repository
+/// that gives no answer no upgrade comes further than to its lists.
+const IN_ITS_WAY: [&str; 6] = [
+    COULD_NOT_FIND_OUT,
+    "target-not-reached",
+    "space-on-root",
+    "repository-without-target",
+    "repository-distrusted",
+    "repository-unreachable",
+];
 
 fn stops(config: &Config, finding: &Finding) -> bool {
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();

@@ -6,6 +6,7 @@ use safe_upgrade::places::RESUME_UNIT;
 use safe_upgrade::system::exec::Output;
 use serde_json::Value;
 
+use super::knows::loaded;
 use super::lab::Timer;
 use super::lab::product::{Run, SERVER};
 use super::{assert_untouched, lab, machine, release, settled};
@@ -13,19 +14,13 @@ use super::{assert_untouched, lab, machine, release, settled};
 /// What boots the clone; a server installs it when it wants to rehearse.
 const NSPAWN: &str = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container";
 
-/// A site in PHP whose interpreter was installed by its version, without the metapackage that would bring the next one.
-const PHP_SITE: &str = "apt-get -qy install --no-install-recommends php8.2-fpm && \
-    printf '<?php echo \"php works\";' >/srv/www/shop.php && \
-    printf 'server { listen 127.0.0.1:8081; root /srv/www; location ~ \\\\.php$ { include snippets/fastcgi-php.conf; \
-    fastcgi_pass unix:/run/php/php8.2-fpm.sock; } }\\n' >/etc/nginx/sites-enabled/shop && \
-    systemctl restart nginx php8.2-fpm";
-
+/// The site of the loaded server: its interpreter was installed by its version, without the metapackage that would bring the next one.
 const PHP_CHECK: &str = r#"
 [[health.check]]
 name = "shop"
 kind = "http"
-url = "http://127.0.0.1:8081/shop.php"
-body = "php works"
+url = "http://127.0.0.1:8082/index.php"
+body = "says PHP"
 "#;
 
 /// Changed here, and by the new release too.
@@ -86,13 +81,19 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
         return;
     }
     let timer = Timer::start();
-    let machine = machine("rehearse-php", PHP_CHECK);
+    let machine = loaded("rehearse-php", PHP_CHECK);
     machine.sh(NSPAWN).unwrap();
-    machine.sh(PHP_SITE).unwrap();
     // What never comes back is waited for; it need not be the usual five minutes.
     let hasty = SERVER.replace("soak = \"5s\"", "soak = \"5s\"\nsettle = \"60s\"");
     machine.write(lab::product::CONFIG, 0o600, format!("{hasty}{PHP_CHECK}").as_bytes()).unwrap();
-    timer.lap("machine with a site in PHP");
+    timer.lap("loaded machine");
+    // With a repository that has no trixie no upgrade would begin: that is said before a clone is made.
+    let refused = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("(repository-without-target)"), "{said}");
+    machine.sh("rm /etc/apt/sources.list.d/example.list && apt-get -q update").unwrap();
+    timer.lap("refused rehearsal");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
     timer.lap("rehearsal");
     let record = record(&rehearsed);
@@ -101,6 +102,7 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
     let lost = record["services_lost"].to_string();
     assert!(lost.contains("php8.2-fpm.service"), "{record:#}");
     assert!(record["failed"].to_string().contains("check shop"), "{record:#}");
+    assert_all_came_true(&record["foretold"]);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_untouched(&machine);
     assert!(machine.sh("systemctl is-active php8.2-fpm").is_ok());
@@ -208,6 +210,7 @@ fn assert_told(machine: &lab::Machine, run: &Run, record: &Value) {
 }
 
 fn assert_all_came_true(compared: &Value) {
+    eprintln!("lab: {} of {} package changes came true", compared["came_true"], compared["foretold"]);
     assert_eq!(compared["deviations"], serde_json::json!([]), "{compared:#}");
     assert!(compared["foretold"].as_u64().unwrap() > 100, "{compared:#}");
     assert_eq!(compared["came_true"], compared["foretold"]);
