@@ -139,8 +139,8 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
     list("Other filesystems", &record.volumes);
     list("Held in the clone", &record.held);
     if let Some(compared) = &record.foretold {
-        lines.push(compared.sentence());
-        lines.extend(run_report::deviation_lines(&compared.deviations));
+        lines.push(show::line(&compared.sentence()));
+        lines.extend(run_report::deviation_lines(compared.deviations()));
     }
     let times = &record.timings;
     lines.push(format!(

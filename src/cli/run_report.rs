@@ -13,10 +13,11 @@ use crate::journal::Frame;
 use crate::machine::{Record, State};
 use crate::phases::carry::{self, CarryReport};
 use crate::phases::divergence::{self, MountDivergence};
-use crate::phases::foretold::{self, Verdict};
+use crate::phases::foretold;
 use crate::phases::upgrade::configuration::{ASKED_FILE, Asked};
 use crate::phases::{aftermath, post_mortem};
 use crate::places::StateDirectory;
+use crate::release::prediction::Verdict;
 use crate::system::show;
 
 /// How many carried files, or deviating packages, are listed.
@@ -101,7 +102,7 @@ fn package_lines(verdict: Option<&Verdict>, frames: &[Frame]) -> Vec<String> {
     let Some(verdict) = verdict else {
         // Before, there is nothing to compare.
         let began = frames.iter().any(|frame| matches!(frame.entry, Record::UpgradeStarted { .. }));
-        return began.then(|| vec![NOT_COMPARED.into(), String::new()]).unwrap_or_default();
+        return if began { vec![NOT_COMPARED.into(), String::new()] } else { Vec::new() };
     };
     let mut lines = vec![show::line(&verdict.sentence())];
     lines.extend(deviation_lines(verdict.deviations()));

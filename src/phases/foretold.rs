@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Result, trouble};
 use crate::compat;
 use crate::error::chain;
-use crate::release::prediction::{Comparison, Foretold};
+use crate::release::prediction::{Foretold, Verdict};
 use crate::system::{durable, show};
 
 /// What was foretold, in the directory of a run.
@@ -15,41 +13,6 @@ pub const FORETOLD: &str = "foretold.json";
 
 /// What came of it, beside it: a [`Verdict`].
 pub const FILE: &str = "packages.json";
-
-/// Whether it came true.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Verdict {
-    /// As far as this says.
-    Compared(Comparison),
-    /// It could not be found out.
-    Unknown {
-        /// Why, in one sentence.
-        unknown: String,
-    },
-}
-
-impl Verdict {
-    /// One sentence.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::Compared(comparison) => comparison.sentence(),
-            Self::Unknown { unknown } => {
-                format!("Whether the packages became what was foretold is not known: {unknown}.")
-            }
-        }
-    }
-
-    /// What deviated, one line each.
-    #[must_use]
-    pub fn deviations(&self) -> &[String] {
-        match self {
-            Self::Compared(comparison) => &comparison.deviations,
-            Self::Unknown { .. } => &[],
-        }
-    }
-}
 
 /// Keeps with a run what was foretold. Repeatable: as long as no package has changed, the last word counts.
 pub(super) fn keep(run: &Path, foretold: &Foretold) -> Result<()> {
@@ -59,11 +22,11 @@ pub(super) fn keep(run: &Path, foretold: &Foretold) -> Result<()> {
 
 /// Compares what a run has kept with the packages below a root.
 pub(super) fn compare(run: &Path, root: &Path) -> Verdict {
-    match read(run).and_then(|kept| Ok(kept.compare(compat::installed(root).map_err(|error| chain(&error))?)))
-    {
-        Ok(comparison) => Verdict::Compared(comparison),
-        Err(unknown) => Verdict::Unknown { unknown },
-    }
+    let compared = read(run).and_then(|kept| {
+        let now = compat::installed(root).map_err(|error| chain(&error))?;
+        Ok(kept.compare(now))
+    });
+    compared.into()
 }
 
 /// Keeps for the report what came of it. The upgrade does not fail for it.

@@ -23,7 +23,7 @@ use crate::health::settle::{self, Settled};
 use crate::release::apt::{self, AptSettings};
 use crate::release::completion;
 use crate::release::hop::Hop;
-use crate::release::prediction::{Comparison, Foretold};
+use crate::release::prediction::{Foretold, Verdict};
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use crate::system::enter;
@@ -118,6 +118,8 @@ pub enum Said {
 pub struct Upgraded {
     /// One sentence for each reason why it is not complete; none is good.
     pub failures: Vec<String>,
+    /// Packages that were left at an old version and are not held: a run would go back for them, and the clone boots all the same.
+    pub left: Vec<String>,
     /// What was decided about configuration files, one line each.
     pub prompts: Vec<String>,
     /// Packages that were upgraded, installed or removed.
@@ -127,7 +129,7 @@ pub struct Upgraded {
     /// Configuration files that were kept because nobody has answered yet.
     pub unanswered: Vec<PathBuf>,
     /// How much of what was foretold of the packages came true.
-    pub compared: Option<Comparison>,
+    pub compared: Option<Verdict>,
 }
 
 /// Runs the stage that the outside asked for.
@@ -237,25 +239,27 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         let _ = say(&mut &*out, &Said::Progress { percent: state.percent, text });
     };
     let said = match upgrade::upgrade(&hop, &settings, &told) {
-        Ok(report) => Upgraded { failures: incomplete(&hop, &report)?, ..upgraded(&report) },
+        Ok(report) => {
+            let (failures, left) = incomplete(&hop, &report)?;
+            Upgraded { failures, left, ..upgraded(&report) }
+        }
         Err(UpgradeError::Failed { stage, reason, report }) => {
             Upgraded { failures: vec![format!("{stage} failed: {reason}")], ..upgraded(&report) }
         }
         Err(error) => return Err(wrong(crate::error::chain(&error))),
     };
     let after = debconf::questions(Path::new("/")).map_err(|error| wrong(crate::error::chain(&error)))?;
-    let compared = task.foretold.clone().map(|foretold| compared(foretold).map_err(wrong)).transpose()?;
     Ok(Said::Upgraded(Upgraded {
         questions: debconf::answered(&before, &after),
         unanswered,
-        compared,
+        compared: task.foretold.clone().map(compared),
         ..said
     }))
 }
 
-fn compared(foretold: Foretold) -> std::result::Result<Comparison, String> {
-    let now = compat::installed(Path::new("/")).map_err(|error| crate::error::chain(&error))?;
-    Ok(foretold.compare(now))
+fn compared(foretold: Foretold) -> Verdict {
+    let now = compat::installed(Path::new("/")).map_err(|error| crate::error::chain(&error));
+    now.map(|now| foretold.compare(now)).into()
 }
 
 /// What is decided before the first package changes.
@@ -283,6 +287,7 @@ fn upgraded(report: &UpgradeReport) -> Upgraded {
     let announced = report.stages.iter().filter_map(|stage| simulation::parse_summary(&stage.output));
     Upgraded {
         failures: Vec::new(),
+        left: Vec::new(),
         prompts: report.conffiles.iter().map(prompt).collect(),
         packages: announced.map(|sum| (sum.upgraded + sum.new + sum.removed) as u64).sum(),
         questions: Vec::new(),
@@ -297,8 +302,8 @@ fn prompt(decision: &ConffileDecision) -> String {
     format!("{}: {:?}{}", decision.path.display(), decision.decision, leftover.unwrap_or_default())
 }
 
-/// An exit code proves nothing: what is there does.
-fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<Vec<String>> {
+/// An exit code proves nothing: what is there does. With it the packages that were left behind.
+fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<(Vec<String>, Vec<String>)> {
     let seen = completion::completion_facts(Path::new("/"))
         .map_err(|error| RehearsalError::Silent { stage: UPGRADE, why: crate::error::chain(&error) })?;
     let mut failures = Vec::new();
@@ -320,7 +325,5 @@ fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<Vec<String>> {
         format!("apt-get check complains: {}", seen.check.as_deref().unwrap_or_default()),
     );
     unless(seen.unfinished.is_empty(), format!("not fully installed: {}", seen.unfinished.join(" ")));
-    let left: Vec<String> = seen.pending.into_iter().chain(seen.kept_back).collect();
-    unless(left.is_empty(), format!("left at an old version: {}", left.join(" ")));
-    Ok(failures)
+    Ok((failures, seen.pending.into_iter().chain(seen.kept_back).collect()))
 }

@@ -135,7 +135,10 @@ fn perform(script: &Script<'_>, directory: &Path, told: &dyn Fn(f32, &str)) -> R
     seen.timings.upgrade = seconds(started);
     drop(clone::take_out(&clone, inside::APT_LOG, &directory.join("apt.log")));
     seen.noted.extend(upgraded.unanswered.iter().map(|path| not_answered(path)));
-    seen.failed.extend(upgraded.failures.iter().map(|why| format!("the upgrade is not complete: {why}")));
+    let left = (!upgraded.left.is_empty())
+        .then(|| format!("left at an old version, and not held: {}", upgraded.left.join(" ")));
+    let incomplete = upgraded.failures.iter().chain(&left);
+    seen.failed.extend(incomplete.map(|why| format!("the upgrade is not complete: {why}")));
 
     told(80.0, "rebooting the clone");
     let started = Instant::now();

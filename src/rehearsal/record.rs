@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{RehearsalError, Result};
 use crate::conffiles::debconf::Question;
-use crate::release::prediction::Comparison;
+use crate::release::prediction::Verdict;
 use crate::system::durable;
 
 /// The newest format. A field that is added with a default does not change it.
@@ -110,7 +110,7 @@ pub struct RehearsalRecord {
     pub unanswered: Vec<PathBuf>,
     /// How much of what was foretold of the packages came true in the clone.
     #[serde(default)]
-    pub foretold: Option<Comparison>,
+    pub foretold: Option<Verdict>,
     /// Packages that were upgraded, installed or removed.
     pub packages: u64,
     /// How each other filesystem was given to the clone.

@@ -126,6 +126,50 @@ impl Comparison {
     }
 }
 
+/// Whether it came true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Verdict {
+    /// As far as this says.
+    Compared(Comparison),
+    /// It could not be found out.
+    Unknown {
+        /// Why, in one sentence.
+        unknown: String,
+    },
+}
+
+impl Verdict {
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Compared(comparison) => comparison.sentence(),
+            Self::Unknown { unknown } => {
+                format!("Whether the packages became what was foretold is not known: {unknown}.")
+            }
+        }
+    }
+
+    /// What deviated, one line each.
+    #[must_use]
+    pub fn deviations(&self) -> &[String] {
+        match self {
+            Self::Compared(comparison) => &comparison.deviations,
+            Self::Unknown { .. } => &[],
+        }
+    }
+}
+
+impl From<Result<Comparison, String>> for Verdict {
+    fn from(compared: Result<Comparison, String>) -> Self {
+        match compared {
+            Ok(comparison) => Self::Compared(comparison),
+            Err(unknown) => Self::Unknown { unknown },
+        }
+    }
+}
+
 /// What is kept before an upgrade, to be compared with what it then does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Foretold {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::super::packages::archives;
 use super::super::{Machine, Result, trouble};
 use crate::conffiles::Facts;
@@ -12,7 +14,6 @@ use crate::conffiles::policy::{Decisions, Policy};
 use crate::conffiles::syntax::{self, Refused};
 use crate::evidence::RefusedConfiguration;
 use crate::system::durable;
-use serde::{Deserialize, Serialize};
 
 /// What scripts of packages asked, in the directory of a run: [`Asked`].
 pub const ASKED_FILE: &str = "asked.json";
@@ -35,7 +36,8 @@ pub enum Asked {
 pub(super) struct Prepared {
     decisions: Decisions,
     refused_before: Vec<Refused>,
-    answered_before: Vec<Question>,
+    /// Only for the report: what cannot be read here stops nothing.
+    answered_before: std::result::Result<Vec<Question>, String>,
 }
 
 impl Prepared {
@@ -50,7 +52,7 @@ impl Prepared {
         Ok(Self {
             decisions: Decisions::new(&facts, &policy, &answers),
             refused_before: syntax::look().map_err(trouble)?,
-            answered_before: debconf::questions(Path::new("/")).map_err(trouble)?,
+            answered_before: questions(),
         })
     }
 
@@ -58,11 +60,10 @@ impl Prepared {
     ///
     /// A configuration file that nobody decided about is not among them: then the upgrade has failed.
     pub(super) fn asked_meanwhile(&self) -> Asked {
-        match debconf::questions(Path::new("/")) {
-            Ok(now) => {
-                Asked::Known(debconf::answered(&self.answered_before, &now).iter().map(told).collect())
-            }
-            Err(error) => Asked::Unknown { unknown: crate::error::chain(&error) },
+        match (&self.answered_before, questions()) {
+            (Ok(before), Ok(now)) => Asked::Known(debconf::answered(before, &now).iter().map(told).collect()),
+            (Err(unknown), _) => Asked::Unknown { unknown: unknown.clone() },
+            (_, Err(unknown)) => Asked::Unknown { unknown },
         }
     }
 
@@ -87,6 +88,10 @@ fn facts(machine: &Machine, policy: &Policy) -> Result<Facts> {
         }
         looked => looked.map_err(trouble),
     }
+}
+
+fn questions() -> std::result::Result<Vec<Question>, String> {
+    debconf::questions(Path::new("/")).map_err(|error| crate::error::chain(&error))
 }
 
 fn told(question: &Question) -> String {
