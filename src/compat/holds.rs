@@ -6,7 +6,7 @@ use super::Error;
 use super::removals::bare;
 use super::status::text;
 use crate::finding::{Finding, Severity};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::prediction::Prediction;
 
 /// A pin of apt's preferences.
@@ -132,7 +132,7 @@ pub fn findings(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Vec<Finding
             .with_evidence(held.chain(keeping.iter().map(|pin| pin.shown()))),
         );
     }
-    findings.extend(kept_back(prediction, pins));
+    findings.extend(kept_back(prediction, pins, hop));
     if !pins.is_empty() {
         let severity = if keeping.is_empty() { Severity::Note } else { Severity::Warning };
         let what = match keeping.len() {
@@ -149,7 +149,8 @@ pub fn findings(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Vec<Finding
 }
 
 /// What stays behind. Held packages are wanted so; of others a run says afterwards that the upgrade is not complete, and goes back.
-fn kept_back(prediction: &Prediction, pins: &[Pin]) -> Option<Finding> {
+/// Ubuntu's upgrader calculates otherwise than apt, which is asked here: what it leaves is not known for sure.
+fn kept_back(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Option<Finding> {
     let kept = &prediction.kept_back;
     let free: Vec<&str> =
         kept.iter().map(String::as_str).filter(|package| !is_held(package, prediction)).collect();
@@ -157,8 +158,9 @@ fn kept_back(prediction: &Prediction, pins: &[Pin]) -> Option<Finding> {
         "the upgrade leaves {} packages at the old release's version; they get no more security updates, and may not fit the new libraries.",
         kept.len()
     );
-    let finding = if free.is_empty() {
-        Finding::warning("packages-kept-back", what, "apt-mark unhold them")
+    let finding = if free.is_empty() || hop.distribution() == Distribution::Ubuntu {
+        let remedy = "apt-mark unhold them, or find out what they wait for: apt-get -s install PACKAGE";
+        Finding::warning("packages-kept-back", what, remedy)
     } else {
         Finding::inhibitor(
             "packages-kept-back",
@@ -221,6 +223,15 @@ mod tests {
             (kept.severity, &kept.evidence[..]),
             (Severity::Warning, &["redis-server: held (apt-mark showhold)".to_owned()][..])
         );
+    }
+
+    #[test]
+    fn what_ubuntus_upgrader_leaves_is_not_foretold_for_sure() {
+        let hop = Hop::between("noble", "resolute").unwrap();
+        let prediction = Prediction { kept_back: vec!["x".into()], ..Prediction::default() };
+        let found = findings(&prediction, &[], &hop);
+        let kept = found.iter().find(|one| one.id == "packages-kept-back").unwrap();
+        assert_eq!(kept.severity, Severity::Warning);
     }
 
     #[test]
