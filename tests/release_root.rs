@@ -17,6 +17,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use safe_upgrade::compat::{self, origins::Target};
 use safe_upgrade::conffiles::left::Decision;
 use safe_upgrade::conffiles::policy::Decisions;
 use safe_upgrade::error::chain;
@@ -24,8 +25,9 @@ use safe_upgrade::release::apt::{AptSettings, Stage};
 use safe_upgrade::release::completion::completion_facts;
 use safe_upgrade::release::holdoff::{HoldOff, UNITS, release_all};
 use safe_upgrade::release::hop::Hop;
-use safe_upgrade::release::preview::{PreviewError, prefetch};
-use safe_upgrade::release::sources::{plan_sources, restore};
+use safe_upgrade::release::prediction::{Foretold, Prediction};
+use safe_upgrade::release::preview::{self, PreviewError};
+use safe_upgrade::release::sources::{SourcesPlan, plan_sources, restore};
 use safe_upgrade::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings, upgrade};
 use safe_upgrade::system::identity::os_release;
 use safe_upgrade::system::span::Span;
@@ -83,8 +85,9 @@ fn real_upgrade() {
 
     let before = stock();
     let plan = plan_sources(Path::new("/"), &hop()).unwrap();
-    let facts = prefetch(&plan, &work("apt"), &settings(600), &|_| {})
-        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let installed = compat::installed(Path::new("/")).unwrap();
+    let facts = fetched(&plan);
+    let foretold = Foretold { prediction: facts.clone(), before: installed };
     assert_eq!(stock(), before, "the preview touched the system");
     assert!(facts.upgraded.len() > 100 && facts.download_bytes > 10_000_000, "{facts:?}");
     assert!(facts.removed.iter().any(|change| change.package == "libssl3") && facts.reaches(&hop()));
@@ -130,16 +133,34 @@ fn real_upgrade() {
     assert_eq!((facts.audit.as_str(), &facts.check), ("", &None));
     assert!(facts.unfinished.is_empty() && facts.pending.is_empty() && facts.kept_back.is_empty());
     assert_eq!(facts.held, ["logrotate"]);
+    let compared = foretold.compare(compat::installed(Path::new("/")).unwrap());
+    println!("{}", compared.sentence());
+    assert_eq!((compared.deviations, compared.came_true), (vec![], compared.foretold));
+}
+
+/// Looks ahead and downloads, as a run does.
+fn fetched(plan: &SourcesPlan) -> Prediction {
+    let ahead = look(plan).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    preview::download(ahead.private, &settings(600), &|_| {})
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    ahead.facts.prediction
+}
+
+fn look(plan: &SourcesPlan) -> Result<compat::Ahead, compat::Error> {
+    compat::look(&hop(), plan, Some(&work("apt")), &|_| {})
 }
 
 fn mirror_unreachable() {
     fs::write("/etc/apt/sources.list", "deb http://127.0.0.1:9/debian bookworm main\n").unwrap();
     let before = stock();
     let plan = plan_sources(Path::new("/"), &hop()).unwrap();
-    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
-    println!("{}", chain(&error));
-    assert!(matches!(error, PreviewError::Failed { stage: Stage::PreviewUpdate, .. }));
-    assert!(error.to_string().contains("the package mirror 127.0.0.1:9 could not be reached"), "{error}");
+    let error = look(&plan).unwrap_err();
+    let said = chain(&error);
+    assert!(
+        matches!(error, compat::Error::Ahead(PreviewError::Failed { stage: Stage::PreviewUpdate, .. })),
+        "{said}"
+    );
+    assert!(said.contains("the package mirror 127.0.0.1:9 could not be reached"), "{said}");
     assert_eq!(stock(), before, "the preview touched the system");
 
     let (stage, reason) = failed(run_upgrade(60, &|_, _| {}));
@@ -150,30 +171,30 @@ fn mirror_unreachable() {
 
     fs::write("/etc/apt/sources.list", "deb http://no-such-host.invalid/debian bookworm main\n").unwrap();
     let plan = plan_sources(Path::new("/"), &hop()).unwrap();
-    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
-    println!("{}", chain(&error));
-    assert!(
-        error.to_string().contains("the package mirror no-such-host.invalid could not be reached"),
-        "{error}"
-    );
+    let said = chain(&look(&plan).unwrap_err());
+    assert!(said.contains("the package mirror no-such-host.invalid could not be reached"), "{said}");
 }
 
 fn suite_missing() {
     local_repository(&[("foo", "1", "true")]);
-    fs::write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/empty bookworm main\n").unwrap();
     fs::create_dir_all("/srv/empty").unwrap();
-    let plan = plan_sources(Path::new("/"), &hop()).unwrap();
-    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
-    println!("{}", chain(&error));
-    assert!(error.to_string().contains("/srv/empty"), "{error}");
+    fs::write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/empty bookworm main\n").unwrap();
+    let ahead = look(&plan_sources(Path::new("/"), &hop()).unwrap()).unwrap();
+    let [only] = &ahead.facts.repositories[..] else { panic!("{:?}", ahead.facts.repositories) };
+    assert!(matches!(&only.target, Target::Missing(suites, _) if suites[..] == ["trixie"]), "{only:?}");
+    let findings = compat::findings(&ahead.facts, &hop());
+    for id in ["repository-without-target", "target-not-reached"] {
+        assert!(findings.iter().any(|one| one.id == id), "{id} is not in {findings:#?}");
+    }
 
-    // A mirror that answers, and knows no such path.
+    // A mirror that answers, and knows no such path. Whether it counts as Debian's own is for its host's name to say.
     let list = format!("{}-no-such/ bookworm main\n", MIRROR_LIST.get().unwrap().trim_end_matches('/'));
     fs::write("/etc/apt/sources.list", list).unwrap();
-    let plan = plan_sources(Path::new("/"), &hop()).unwrap();
-    let error = prefetch(&plan, &work("apt"), &settings(60), &|_| {}).unwrap_err();
-    println!("{}", chain(&error));
-    assert!(error.to_string().contains("debian-no-such"), "{error}");
+    let said = match look(&plan_sources(Path::new("/"), &hop()).unwrap()) {
+        Err(error) => chain(&error),
+        Ok(ahead) => format!("{:?}", compat::findings(&ahead.facts, &hop())),
+    };
+    assert!(said.contains("debian-no-such"), "{said}");
 }
 
 fn failing_postinst() {

@@ -79,7 +79,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["conffiles", "error", "evidence", "health", "manifest", "sources", "system", "verify"]),
     ("places", &["evidence"]),
     ("progress", &[]),
-    ("rehearsal", &["backup", "conffiles", "error", "health", "manifest", "release", "snapshot", "system"]),
+    (
+        "rehearsal",
+        &["backup", "compat", "conffiles", "error", "health", "manifest", "release", "snapshot", "system"],
+    ),
     ("backup", &["manifest", "sources", "system"]),
     ("sources", &["manifest", "system"]),
     ("scheduled", &["config", "manifest", "system"]),

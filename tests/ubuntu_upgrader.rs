@@ -19,13 +19,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use safe_upgrade::compat;
 use safe_upgrade::conffiles::left::Decision;
 use safe_upgrade::conffiles::policy::Decisions;
 use safe_upgrade::error::chain;
 use safe_upgrade::release::apt::{AptSettings, Progress, Stage};
 use safe_upgrade::release::completion::completion_facts;
 use safe_upgrade::release::hop::Hop;
-use safe_upgrade::release::preview::prefetch;
+use safe_upgrade::release::preview;
 use safe_upgrade::release::sources::plan_sources;
 use safe_upgrade::release::ubuntu::settings;
 use safe_upgrade::release::upgrade::{UpgradeError, UpgradeReport, UpgradeSettings, upgrade};
@@ -74,7 +75,9 @@ fn whole() {
     fs::write("/etc/login.defs", format!("{login}# changed by the administrator\n")).unwrap();
     let plan = plan_sources(Path::new("/"), &hop).unwrap();
     let lab = Lab::new();
-    let facts = prefetch(&plan, Path::new("/root/run/apt"), &lab.apt(), &|_| ()).unwrap();
+    let ahead = compat::look(&hop, &plan, Some(Path::new("/root/run/apt")), &|_| ()).unwrap();
+    preview::download(ahead.private, &lab.apt(), &|_| ()).unwrap();
+    let facts = ahead.facts.prediction;
     assert!(facts.reaches(&hop), "{:?}", facts.upgraded.iter().find(|change| change.package == "base-files"));
     println!("{} upgraded, {} new, {} removed", facts.upgraded.len(), facts.new.len(), facts.removed.len());
 

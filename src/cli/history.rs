@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::ShowArgs;
+use super::outage::{self, Measured};
 use super::{SCHEMA, print_json, written};
 use crate::error::{Exit, Failure};
 use crate::journal::Frame;
@@ -35,12 +36,14 @@ pub(super) fn run(args: &ShowArgs, places: &StateDirectory, out: &mut dyn Write)
 /// One run, as far as the journal tells it.
 struct Past {
     state: State,
+    outage: Option<Measured>,
     began: jiff::Timestamp,
     ended: jiff::Timestamp,
 }
 
 fn runs(frames: &[Frame]) -> Vec<Past> {
     let mut runs: Vec<Past> = Vec::new();
+    let mut outages = outage::runs(frames).map(outage::measure);
     let mut state = State::New;
     for frame in frames {
         // The journal was replayed when it was read: each of its records follows.
@@ -48,7 +51,12 @@ fn runs(frames: &[Frame]) -> Vec<Past> {
         state = next;
         match (&frame.entry, runs.last_mut()) {
             (Record::Planned { .. }, _) | (_, None) => {
-                runs.push(Past { state: state.clone(), began: frame.time, ended: frame.time });
+                runs.push(Past {
+                    state: state.clone(),
+                    outage: outages.next().flatten(),
+                    began: frame.time,
+                    ended: frame.time,
+                });
             }
             // Pruning comes long after the end.
             (Record::Pruned { .. }, Some(run)) => run.state = state.clone(),
@@ -75,6 +83,7 @@ impl Past {
             "began": self.began,
             "last": self.ended,
             "seconds": self.seconds(),
+            "outage": self.outage,
             "why": self.state.why().map(ToString::to_string),
         })
     }
@@ -83,8 +92,9 @@ impl Past {
         let Some(plan) = self.state.plan() else { return String::new() };
         let why =
             self.state.why().map(|why| format!(": {}", show::line(&why.to_string()))).unwrap_or_default();
+        let outage = self.outage.map(|outage| format!("; outage {}", outage.text())).unwrap_or_default();
         format!(
-            "{}  {} -> {}  {} after {} s{why}",
+            "{}  {} -> {}  {} after {} s{outage}{why}",
             plan.run,
             plan.from.codename,
             plan.to.codename,

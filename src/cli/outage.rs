@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::evidence::Plan;
 use crate::journal::Frame;
@@ -21,8 +22,22 @@ const SECONDS_PER_BOOT: u64 = 120;
 pub(super) struct Predicted {
     /// In seconds.
     pub(super) seconds: u64,
+    /// How good the number is.
+    pub(super) basis: Basis,
     /// What the number is from.
     pub(super) from: String,
+}
+
+/// What a prediction rests on, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Basis {
+    /// A rehearsal of the same way that passed.
+    Rehearsal,
+    /// The last run of this machine.
+    LastRun,
+    /// The number of packages.
+    Estimate,
 }
 
 /// An outage that was.
@@ -41,15 +56,18 @@ pub(super) fn predict(places: &StateDirectory, plan: &Plan, frames: &[Frame], so
     if let Some(last) = rehearsed.filter(|last| last.outcome == Outcome::Passed)
         && (&last.from, &last.to) == (&plan.from.codename, &plan.to.codename)
     {
-        return Predicted { seconds: last.predicted_outage, from: format!("from the rehearsal {}", last.id) };
+        let from = format!("from the rehearsal {}", last.id);
+        return Predicted { seconds: last.predicted_outage, basis: Basis::Rehearsal, from };
     }
     if let Some(last) = runs(frames).rev().find_map(measure) {
-        return Predicted { seconds: last.seconds, from: "from the last run of this machine".into() };
+        let from = "from the last run of this machine".into();
+        return Predicted { seconds: last.seconds, basis: Basis::LastRun, from };
     }
     let packages = installed(Path::new("/"));
     let seconds = packages * SECONDS_PER_PACKAGE + SECONDS_PER_BOOT + soak;
     Predicted {
         seconds,
+        basis: Basis::Estimate,
         from: format!("an estimate from {packages} packages; `safe-upgrade rehearse` measures it"),
     }
 }
@@ -58,6 +76,11 @@ impl Predicted {
     /// One line for a person.
     pub(super) fn line(&self) -> String {
         format!("Predicted outage: {} ({}).", span(self.seconds), self.from)
+    }
+
+    /// One line among those of a run's progress.
+    pub(super) fn event(&self) -> Value {
+        json!({"event": "predicted-outage", "seconds": self.seconds, "basis": self.basis, "from": self.from})
     }
 }
 
@@ -98,7 +121,7 @@ pub(super) fn span(seconds: u64) -> String {
 }
 
 /// The frames of each run, oldest first.
-fn runs(frames: &[Frame]) -> impl DoubleEndedIterator<Item = &[Frame]> {
+pub(super) fn runs(frames: &[Frame]) -> impl DoubleEndedIterator<Item = &[Frame]> {
     let begins: Vec<usize> = (0..frames.len())
         .filter(|index| matches!(frames[*index].entry, Record::Planned { .. }))
         .chain([frames.len()])
@@ -136,6 +159,11 @@ mod tests {
         assert_eq!(measure(&frames), Some(Measured { seconds: 150, rebooting: 30 }));
         assert_eq!(measure(&frames[..3]), None, "it has not ended");
         assert_eq!(measure(&frames[1..]), None, "nothing was changed");
+        let predicted = Predicted { seconds: 61, basis: Basis::LastRun, from: "from the last run".into() };
+        assert_eq!(
+            predicted.event().to_string(),
+            r#"{"basis":"last-run","event":"predicted-outage","from":"from the last run","seconds":61}"#
+        );
         assert_eq!(measure(&frames).unwrap().text(), "2 min 30 s, of which 30 s were spent rebooting");
     }
 }

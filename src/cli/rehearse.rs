@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::RehearseArgs;
 use super::outage::span;
-use super::{SCHEMA, journal_failure, needs_root, print_json, written};
+use super::{SCHEMA, journal_failure, needs_root, print_json, run_report, written};
 use crate::config::{self, Config};
 use crate::error::{Exit, Failure};
 use crate::journal::Journal;
@@ -146,6 +146,10 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
     }
     list("Other filesystems", &record.volumes);
     list("Held in the clone", &record.held);
+    if let Some(compared) = &record.foretold {
+        lines.push(show::line(&compared.sentence()));
+        lines.extend(run_report::deviation_lines(compared.deviations()));
+    }
     let times = &record.timings;
     lines.push(format!(
         "Predicted outage: {} (upgrade {} s, shutdown {} s, boot {} s, soak {} s); {} packages.",
@@ -157,8 +161,9 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
         record.packages
     ));
     lines.push(format!(
-        "The rehearsal took {}; its logs are in {}.",
+        "The rehearsal took {}, {} more than the upgrade in it; its logs are in {}.",
         span(times.whole),
+        span(times.overhead()),
         show::path(&record.logs)
     ));
     if let Some(answers) = &record.answers {

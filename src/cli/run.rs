@@ -33,10 +33,12 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
         config.rehearsal.mode = Mode::Required;
     }
     let plan = plan::make(&config, &bytes, &hop)?;
-    if !args.common.json {
+    let soak = config.health.soak.duration().as_secs();
+    let predicted = outage::predict(places, &plan, journal.frames(), soak);
+    if args.common.json {
+        written(writeln!(out, "{}", predicted.event()))?;
+    } else {
         written(writeln!(out, "{}", check::promise_line(&plan.promise)))?;
-        let soak = config.health.soak.duration().as_secs();
-        let predicted = outage::predict(places, &plan, journal.frames(), soak);
         written(writeln!(out, "{}", show::line(&predicted.line())))?;
     }
     confirm(&question(&plan), args.yes)?;

@@ -7,7 +7,7 @@ use super::removals::bare;
 use super::status::text;
 use crate::finding::{Finding, Severity};
 use crate::health::HealthError;
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::prediction::Prediction;
 
 /// A pin of apt's preferences.
@@ -133,19 +133,7 @@ pub fn findings(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Vec<Finding
             .with_evidence(held.chain(keeping.iter().map(|pin| pin.shown()))),
         );
     }
-    if !prediction.kept_back.is_empty() {
-        findings.push(
-            Finding::warning(
-                "packages-kept-back",
-                format!(
-                    "the upgrade leaves {} packages at the old release's version; they get no more security updates, and may not fit the new libraries.",
-                    prediction.kept_back.len()
-                ),
-                "apt-mark unhold them, or find out what they wait for: apt-get -s install PACKAGE",
-            )
-            .with_evidence(prediction.kept_back.iter().map(|package| why_kept(package, prediction, pins))),
-        );
-    }
+    findings.extend(kept_back(prediction, pins, hop));
     if !pins.is_empty() {
         let severity = if keeping.is_empty() { Severity::Note } else { Severity::Warning };
         let what = match keeping.len() {
@@ -161,8 +149,42 @@ pub fn findings(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Vec<Finding
     findings
 }
 
+/// What stays behind. Held packages are wanted so; of others a run says afterwards that the upgrade is not complete, and goes back.
+/// Ubuntu's upgrader calculates otherwise than apt, which is asked here: what it leaves is not known for sure.
+fn kept_back(prediction: &Prediction, pins: &[Pin], hop: &Hop) -> Option<Finding> {
+    let kept = &prediction.kept_back;
+    let free: Vec<&str> =
+        kept.iter().map(String::as_str).filter(|package| !is_held(package, prediction)).collect();
+    let what = format!(
+        "the upgrade leaves {} packages at the old release's version; they get no more security updates, and may not fit the new libraries.",
+        kept.len()
+    );
+    let finding = if free.is_empty() || hop.distribution() == Distribution::Ubuntu {
+        let remedy = "apt-mark unhold them, or find out what they wait for: apt-get -s install PACKAGE";
+        Finding::warning("packages-kept-back", what, remedy)
+    } else {
+        Finding::inhibitor(
+            "packages-kept-back",
+            format!(
+                "{what} Nobody holds {} of them: the run would find its upgrade incomplete, and go back.",
+                free.len()
+            ),
+            format!(
+                "find out what they wait for (apt-get -s install PACKAGE; a held package keeps those back that belong to it), or say that they are to stay: apt-mark hold {}",
+                free.join(" ")
+            ),
+        )
+    };
+    let evidence = kept.iter().map(|package| why_kept(package, prediction, pins));
+    (!kept.is_empty()).then(|| finding.with_evidence(evidence))
+}
+
+fn is_held(package: &str, prediction: &Prediction) -> bool {
+    prediction.held.iter().any(|held| bare(held) == bare(package))
+}
+
 fn why_kept(package: &str, prediction: &Prediction, pins: &[Pin]) -> String {
-    if prediction.held.iter().any(|held| bare(held) == bare(package)) {
+    if is_held(package, prediction) {
         return format!("{package}: held (apt-mark showhold)");
     }
     match pins.iter().find(|pin| pin.covers(package)) {
@@ -189,6 +211,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_may_stay_behind() {
+        let hop = Hop::between("bookworm", "trixie").unwrap();
+        let prediction = Prediction {
+            held: vec!["redis-server".into()],
+            kept_back: vec!["redis-server".into()],
+            ..Prediction::default()
+        };
+        let found = findings(&prediction, &[], &hop);
+        let kept = found.iter().find(|one| one.id == "packages-kept-back").unwrap();
+        assert_eq!(
+            (kept.severity, &kept.evidence[..]),
+            (Severity::Warning, &["redis-server: held (apt-mark showhold)".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn what_ubuntus_upgrader_leaves_is_not_foretold_for_sure() {
+        let hop = Hop::between("noble", "resolute").unwrap();
+        let prediction = Prediction { kept_back: vec!["x".into()], ..Prediction::default() };
+        let found = findings(&prediction, &[], &hop);
+        let kept = found.iter().find(|one| one.id == "packages-kept-back").unwrap();
+        assert_eq!(kept.severity, Severity::Warning);
+    }
+
+    #[test]
     fn what_keeps_the_target_away_is_named() {
         let hop = Hop::between("bookworm", "trixie").unwrap();
         let prediction = Prediction {
@@ -202,11 +249,12 @@ mod tests {
             ids,
             [
                 ("target-not-reached", Severity::Inhibitor),
-                ("packages-kept-back", Severity::Warning),
+                ("packages-kept-back", Severity::Inhibitor),
                 ("apt-pins", Severity::Warning)
             ]
         );
         assert_eq!(found[0].evidence[0], "held: base-files");
+        assert!(found[1].remedy.ends_with("apt-mark hold nginx x"), "{}", found[1].remedy);
         assert_eq!(
             found[1].evidence,
             [

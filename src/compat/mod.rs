@@ -21,12 +21,12 @@ pub mod status;
 pub mod uses;
 
 pub use look::{Ahead, look};
-pub use status::{happened, installed};
+pub use status::{installed, versions};
 
 use crate::finding::Finding;
 use crate::health::HealthError;
 use crate::release::hop::Hop;
-pub use crate::release::prediction::{Happened, Prediction};
+pub use crate::release::prediction::Prediction;
 use crate::release::preview::PreviewError;
 use crate::release::sources::SourcesPlan;
 use crate::system::exec::ExecError;

@@ -213,7 +213,9 @@ pub fn failure(entry: &Entry, output: &str) -> Option<Target> {
     let clean = |line: &str| line.split_once(": ").map_or(line, |(_, rest)| rest).trim().to_owned();
     let suites = entry.suites.clone();
     let first = |words: &[&str]| lines.iter().find(|line| words.iter().any(|word| line.contains(word)));
-    if let Some(line) = first(&["does not have a Release file", "no longer has a Release file", "404"]) {
+    const MISSING: [&str; 4] =
+        ["does not have a Release file", "no longer has a Release file", "404", "File not found"];
+    if let Some(line) = first(&MISSING) {
         return Some(Target::Missing(suites, clean(line)));
     }
     if let Some(line) =

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use super::Error;
 use crate::health::{self, HealthError};
-use crate::release::prediction::Happened;
 
 /// dpkg's record of every package.
 pub const STATUS: &str = "var/lib/dpkg/status";
@@ -117,21 +116,19 @@ pub fn read_automatic(root: &Path) -> Result<BTreeSet<String>, Error> {
     Ok(parse_automatic(&health::read_text_if_any(root.join(EXTENDED_STATES))?))
 }
 
-/// The installed packages and their versions, for [`happened`].
+/// The installed packages and their versions, for [`crate::release::prediction::Foretold`].
 ///
 /// # Errors
 /// When the status file cannot be read or understood.
 pub fn installed(root: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let present = read(root)?.into_iter().filter(Package::is_present);
-    Ok(present.map(|package| (package.name, package.version)).collect())
+    Ok(versions(read(root)?))
 }
 
-/// What happened to the packages between an earlier [`installed`] and now.
-///
-/// # Errors
-/// When the status file cannot be read or understood.
-pub fn happened(before: BTreeMap<String, String>, root: &Path) -> Result<Happened, Error> {
-    Ok(Happened { before, after: installed(root)? })
+/// The names and versions of those that are installed.
+#[must_use]
+pub fn versions(packages: Vec<Package>) -> BTreeMap<String, String> {
+    let present = packages.into_iter().filter(Package::is_present);
+    present.map(|package| (package.name, package.version)).collect()
 }
 
 /// The first line of a field of a stanza.

@@ -159,6 +159,17 @@ impl Decisions {
     /// From what is known beforehand. What nobody answered is not decided in silence: it fails.
     #[must_use]
     pub fn new(facts: &Facts, policy: &Policy, answers: &Answers) -> Self {
+        Self::decide(facts, policy, answers, Choice::Fail).0
+    }
+
+    /// For a rehearsal: where nobody has answered yet, the administrator's file stays, so that all else is seen. With it those files.
+    #[must_use]
+    pub fn rehearsed(facts: &Facts, policy: &Policy, answers: &Answers) -> (Self, Vec<PathBuf>) {
+        Self::decide(facts, policy, answers, Choice::Keep)
+    }
+
+    fn decide(facts: &Facts, policy: &Policy, answers: &Answers, otherwise: Choice) -> (Self, Vec<PathBuf>) {
+        let mut unanswered = Vec::new();
         let mut predicted = BTreeMap::new();
         let mut answers_prompts = policy.takes_any();
         for prediction in &facts.predictions {
@@ -167,12 +178,15 @@ impl Decisions {
             }
             let choice = match resolve(prediction, policy, answers) {
                 Resolved::Choice(choice) => choice,
-                Resolved::Unanswered | Resolved::Stale => Choice::Fail,
+                Resolved::Unanswered | Resolved::Stale => {
+                    unanswered.push(prediction.path.clone());
+                    otherwise
+                }
             };
             answers_prompts |= choice == Choice::Take && prediction.keeper == Keeper::Dpkg;
             predicted.insert(prediction.path.clone(), choice);
         }
-        Self { predicted, policy: policy.clone(), answers_prompts }
+        (Self { predicted, policy: policy.clone(), answers_prompts }, unanswered)
     }
 
     /// What is done about a file.
@@ -199,6 +213,31 @@ impl Decisions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conffiles::stock::{Local, Md5Sum};
+
+    #[test]
+    fn what_nobody_answered_fails_a_run_and_is_kept_in_a_rehearsal() {
+        let (path, sum) = (Path::new("/etc/x"), Md5Sum::of(b"mine"));
+        let prediction = Prediction {
+            path: path.into(),
+            package: "p".into(),
+            keeper: Keeper::Dpkg,
+            local: Local::Changed(sum),
+            outcome: Outcome::Asked,
+            new: None,
+            lines: None,
+        };
+        let facts = Facts { predictions: vec![prediction], ..Facts::default() };
+        let ask = Policy { otherwise: Action::Ask, rules: vec![] };
+        let none = Answers::default();
+        assert_eq!(Decisions::new(&facts, &ask, &none).choice(path), Choice::Fail);
+        let (decisions, unanswered) = Decisions::rehearsed(&facts, &ask, &none);
+        assert_eq!((decisions.choice(path), unanswered), (Choice::Keep, vec![path.to_owned()]));
+        // What nobody foresaw would fail the run too, and a rehearsal is there to show it.
+        assert_eq!(decisions.choice(Path::new("/etc/y")), Choice::Fail);
+        let (decisions, unanswered) = Decisions::rehearsed(&facts, &Policy::default(), &none);
+        assert_eq!((decisions.choice(path), unanswered), (Choice::Keep, vec![]));
+    }
 
     #[test]
     fn the_first_rule_that_matches_decides() {

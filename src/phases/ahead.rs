@@ -18,7 +18,7 @@ use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt;
 use crate::release::hop::Hop;
-use crate::release::prediction::Prediction;
+use crate::release::prediction::{Foretold, Prediction};
 use crate::release::private_apt::{Lists, PrivateApt};
 use crate::release::sources::entries::Entry;
 use crate::system::durable;
@@ -171,7 +171,7 @@ fn ask_index(
     contents::search_files(&files, wanted).map_err(trouble)
 }
 
-/// What was found and fetched.
+/// What was fetched for an upgrade, and found on the way.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     /// What it means.
@@ -180,6 +180,8 @@ pub(super) struct Fetched {
     pub(super) configuration: Option<Facts>,
     /// Bytes that the packages will take in addition, as far as apt says.
     pub(super) growth: u64,
+    /// What the packages will do; `None` when something stopped it before they were fetched.
+    pub(super) foretold: Option<Foretold>,
 }
 
 /// Looks ahead, and downloads everything that the upgrade will need, unless what was found stops it. Repeatable; the system's apt is
@@ -204,10 +206,11 @@ pub(super) fn fetch(
         return Ok(Fetched { findings, ..Fetched::default() });
     };
     let growth = ahead.facts.prediction.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
-    findings.extend(packages::download(ahead, places, hop, progress, &told)?);
+    let (found, foretold) = packages::download(ahead, places, hop, progress, &told)?;
+    findings.extend(found);
     let configuration = configuration(&packages::archives(places));
     findings.extend(of_configuration(config, &configuration));
-    Ok(Fetched { findings, configuration: configuration.ok(), growth })
+    Ok(Fetched { findings, configuration: configuration.ok(), growth, foretold: Some(foretold) })
 }
 
 /// Which configuration files the packages in a directory will ask about.

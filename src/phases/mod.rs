@@ -14,6 +14,7 @@ pub mod deadline;
 pub mod divergence;
 mod drain;
 mod fallback;
+pub mod foretold;
 pub mod ground;
 mod health;
 mod loader;
@@ -28,7 +29,7 @@ mod snapshot;
 mod store;
 mod trial;
 mod ubuntu;
-mod upgrade;
+pub mod upgrade;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -195,7 +196,7 @@ impl Host for Machine {
     }
 
     fn rehearsal(&mut self, _: &Plan) -> Result<RehearsalFacts> {
-        rehearsal::last(&self.places)
+        rehearsal::last(&self.config, &self.places)
     }
 
     fn drain(&mut self, _: &Plan) -> Result<Passage> {

@@ -9,7 +9,7 @@ use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
 use crate::release::hop::{Distribution, Hop};
-use crate::release::prediction::Prediction;
+use crate::release::prediction::{Foretold, Prediction};
 use crate::release::preview;
 use crate::release::sources::{self, entries::Entry};
 use crate::release::ubuntu;
@@ -45,14 +45,15 @@ pub(super) fn look(
     Ok((ahead, findings))
 }
 
-/// Downloads everything that the upgrade will need. Repeatable; the system's apt is not touched.
+/// Downloads everything that the upgrade will need. Repeatable; the system's apt is not touched. Returns what was found, and what was
+/// foretold.
 pub(super) fn download(
     ahead: compat::Ahead,
     places: &StateDirectory,
     hop: &Hop,
     progress: &Progress,
     told: &dyn Fn(apt::Progress),
-) -> Result<Vec<Finding>> {
+) -> Result<(Vec<Finding>, Foretold)> {
     let (directory, archives) = (places.apt(), archives(places));
     durable::private_directory(&archives).map_err(trouble)?;
     let log = directory.join("preview.log");
@@ -78,7 +79,7 @@ pub(super) fn download(
         findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
     }
     findings.extend(space(&prediction, &archives)?);
-    Ok(findings)
+    Ok((findings, Foretold { prediction, before: compat::versions(ahead.facts.packages) }))
 }
 
 /// The distribution's own repositories as the hop leaves them: those that this program knows to rewrite.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Machine, Result, ahead, check, ground, plan::digest, trouble};
+use super::{Machine, Result, ahead, check, foretold, ground, plan::digest, trouble};
 use crate::evidence::{ManifestId, Plan, PreflightFacts};
 use crate::finding::Finding;
 use crate::health::baseline::{self, Baseline};
@@ -21,8 +21,9 @@ pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     let stopped = outlook.stops(&plan.waivers);
     if !stopped {
         let stops = |finding: &Finding| check::stops(finding, &plan.waivers, &outlook.today);
-        let ahead = ahead::fetch(&machine.config, &machine.places, &hop, &machine.progress, &stops)?;
-        outlook.findings.extend(ahead.findings);
+        let fetched = ahead::fetch(&machine.config, &machine.places, &hop, &machine.progress, &stops)?;
+        outlook.findings.extend(fetched.findings);
+        fetched.foretold.map_or(Ok(()), |foretold| foretold::keep(&machine.directory, &foretold))?;
     }
     machine.progress.percent(95.0, "taking the baseline");
     let seen = baseline::capture(Path::new("/")).map_err(trouble)?;

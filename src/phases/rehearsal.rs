@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::plan::new_run_id;
 use super::{Result, ahead, backup, check, packages, trouble};
 use crate::conffiles;
-use crate::conffiles::answers::Answers;
+use crate::conffiles::answers::{Answer, Answers};
 use crate::conffiles::policy::Decisions;
 use crate::config::Config;
 use crate::config::rehearsal::Test;
@@ -25,14 +25,16 @@ use crate::rehearsal::{RehearsalError, container};
 use crate::release::hop::Hop;
 use crate::release::package_state::package_state;
 use crate::snapshot::layout;
+use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
 
 /// What is known about the last rehearsal, and about the packages now. Repeatable.
-pub(super) fn last(places: &StateDirectory) -> Result<RehearsalFacts> {
+pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<RehearsalFacts> {
+    let answers = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
     let last = record::read(places.path()).map_err(trouble)?.map(|record| LastRehearsal {
         from: record.from,
         failed: match (record.outcome, record.failed) {
-            (Outcome::Passed, _) => Vec::new(),
+            (Outcome::Passed, _) => answered_otherwise(&record.unanswered, &answers),
             // A failure that gives no reason is one all the same.
             (Outcome::Failed, failed) if failed.is_empty() => vec!["no reason is known".into()],
             (Outcome::Failed, failed) => failed,
@@ -48,6 +50,17 @@ pub(super) fn last(places: &StateDirectory) -> Result<RehearsalFacts> {
     let package_state = package_state(Path::new("/")).map_err(trouble)?;
     let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
     Ok(RehearsalFacts { now, package_state, last })
+}
+
+/// A file that the clone kept for want of an answer, and that a run would now replace: that was not rehearsed.
+fn answered_otherwise(kept: &[PathBuf], answers: &Answers) -> Vec<String> {
+    let taken = |path: &&PathBuf| {
+        answers.files.iter().any(|answer| answer.path == **path && answer.answer == Answer::Take)
+    };
+    let sentence = |path: &PathBuf| {
+        format!("it kept {}, and the answer of since then takes the package's", show::path(path))
+    };
+    kept.iter().filter(taken).map(sentence).collect()
 }
 
 /// What came of the wish to rehearse.
@@ -102,8 +115,8 @@ pub fn rehearse(
     let before = Answers::read(answers).map_err(trouble)?;
     let facts = fetched.configuration.unwrap_or_default();
     let policy = config.configuration_files.policy();
-    let decisions = match &mut origin {
-        Origin::Subvolume(_) => Some(Decisions::new(&facts, &policy, &before)),
+    let decided = match &mut origin {
+        Origin::Subvolume(_) => Some(Decisions::rehearsed(&facts, &policy, &before)),
         // Its files are those of the backup, which may be others.
         Origin::Backup(backup) => {
             backup.growth = fetched.growth;
@@ -124,9 +137,10 @@ pub fn rehearse(
         package_state: package_state(Path::new("/")).map_err(trouble)?,
         hop: (hop.from().codename.into(), hop.to().codename.into()),
         checks: taking_part(config),
+        foretold: fetched.foretold,
         renames: config.health.renames.clone(),
         policy,
-        decisions,
+        decided,
         answers,
         settle: config.health.settle,
         silence: config.upgrade.silence,
@@ -199,8 +213,16 @@ pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse.
-const IN_ITS_WAY: [&str; 3] = [COULD_NOT_FIND_OUT, "target-not-reached", "space-on-root"];
+/// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse. With a repository
+/// that gives no answer no upgrade comes further than to its lists.
+const IN_ITS_WAY: [&str; 6] = [
+    COULD_NOT_FIND_OUT,
+    "target-not-reached",
+    "space-on-root",
+    "repository-without-target",
+    "repository-distrusted",
+    "repository-unreachable",
+];
 
 fn stops(config: &Config, finding: &Finding) -> bool {
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
@@ -214,4 +236,31 @@ fn taking_part(config: &Config) -> Vec<crate::health::checks::CheckConfig> {
 
 fn functional(test: &Test) -> FunctionalTest {
     FunctionalTest { name: test.name.clone(), argv: test.argv.clone(), timeout: test.timeout }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conffiles::answers::FileAnswer;
+
+    #[test]
+    fn only_what_was_kept_and_is_taken_now_was_not_rehearsed() {
+        let answer = |path: &str, answer| FileAnswer {
+            path: path.into(),
+            answer,
+            local_md5: "missing".into(),
+            new_blake3: None,
+        };
+        let answers = Answers {
+            files: vec![
+                answer("/etc/a", Answer::Take),
+                answer("/etc/b", Answer::Keep),
+                answer("/etc/c", Answer::Take),
+            ],
+            debconf: vec![],
+        };
+        let kept = ["/etc/a", "/etc/b", "/etc/d"].map(PathBuf::from);
+        let found = answered_otherwise(&kept, &answers);
+        assert_eq!(found, ["it kept /etc/a, and the answer of since then takes the package's"]);
+    }
 }

@@ -1,13 +1,13 @@
 //! The release upgrade: the one irreversible step. It takes the gate.
 
-mod configuration;
+pub mod configuration;
 
 use std::path::Path;
 
 use self::configuration::Prepared;
 use super::boot::running_release;
 use super::packages::{LOCK_WAIT, archives, shown};
-use super::{Machine, Result, trouble};
+use super::{Machine, Result, foretold, trouble};
 use crate::conffiles::left::ConffileDecision;
 use crate::driver::Trouble;
 use crate::evidence::{Gate, Plan, UpgradeFacts};
@@ -32,14 +32,27 @@ pub(super) fn upgrade(machine: &mut Machine, plan: &Plan, gate: Gate) -> Result<
     // Whatever became of the stages, the timers come back; a failure to release them is told after theirs.
     let released = machine.let_go();
     let facts = match ended? {
-        (Ok(report), prepared) => facts(machine, &report, &prepared),
+        (Ok(report), prepared) => {
+            take_down(machine, &prepared);
+            facts(machine, &report, &prepared)
+        }
         // A stage that ran and failed is an answer, not trouble.
-        (Err(UpgradeError::Failed { stage, reason, report }), _) => {
+        (Err(UpgradeError::Failed { stage, reason, report }), prepared) => {
+            take_down(machine, &prepared);
             Ok(failed(machine, plan, format!("{stage} failed: {reason}{}", room_left()), &report))
         }
         (Err(error), _) => Err(trouble(error)),
     }?;
     released.map(|()| facts)
+}
+
+/// What became of the packages, against what was foretold, and what was asked that nobody had decided. Both are told and kept;
+/// neither decides anything.
+fn take_down(machine: &Machine, prepared: &Prepared) {
+    let verdict = foretold::compare(&machine.directory, Path::new("/"));
+    machine.progress.line(&verdict.sentence());
+    foretold::keep_verdict(&machine.directory, &verdict);
+    configuration::keep_asked(&machine.directory, &prepared.asked_meanwhile());
 }
 
 fn run_stages(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{RehearsalError, Result};
+use crate::compat;
 use crate::conffiles::answers::Answers;
 use crate::conffiles::debconf::{self, Question};
 use crate::conffiles::left::ConffileDecision;
@@ -22,6 +23,7 @@ use crate::health::settle::{self, Settled};
 use crate::release::apt::{self, AptSettings};
 use crate::release::completion;
 use crate::release::hop::Hop;
+use crate::release::prediction::{Foretold, Verdict};
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use crate::system::enter;
@@ -74,11 +76,13 @@ pub struct Task {
     pub policy: Policy,
     /// What that comes to, when it was decided outside.
     #[serde(default)]
-    pub decisions: Option<Decisions>,
+    pub decided: Option<(Decisions, Vec<PathBuf>)>,
     /// Where the recorded answers lie, in the machine as in the clone.
     pub answers: PathBuf,
     /// The checks of the operator that take part.
     pub checks: Vec<CheckConfig>,
+    /// What was foretold of the packages.
+    pub foretold: Option<Foretold>,
     /// The clone before its upgrade; none before it was looked at.
     pub before: Option<Baseline>,
 }
@@ -117,12 +121,18 @@ pub enum Said {
 pub struct Upgraded {
     /// One sentence for each reason why it is not complete; none is good.
     pub failures: Vec<String>,
+    /// Packages that were left at an old version and are not held: a run would go back for them, and the clone boots all the same.
+    pub left: Vec<String>,
     /// What was decided about configuration files, one line each.
     pub prompts: Vec<String>,
     /// Packages that were upgraded, installed or removed.
     pub packages: u64,
     /// What scripts of packages asked anew, with what they took for an answer.
     pub questions: Vec<Question>,
+    /// Configuration files that were kept because nobody has answered yet.
+    pub unanswered: Vec<PathBuf>,
+    /// How much of what was foretold of the packages came true.
+    pub compared: Option<Verdict>,
 }
 
 /// Runs the stage that the outside asked for.
@@ -212,7 +222,7 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
     let hop = Hop::between(&task.from, &task.to).map_err(|error| wrong(error.to_string()))?;
     let home = Path::new(HOME);
     let (log, archives, kept) = (home.join(APT_LOG), home.join(ARCHIVES), home.join("sources"));
-    let (decisions, before) = decisions(task, &archives).map_err(&wrong)?;
+    let Decided { decisions, unanswered, questions: before } = decide(task, &archives).map_err(&wrong)?;
     let settings = UpgradeSettings {
         apt: AptSettings {
             log: &log,
@@ -232,41 +242,66 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         let _ = say(&mut &*out, &Said::Progress { percent: state.percent, text });
     };
     let said = match upgrade::upgrade(&hop, &settings, &told) {
-        Ok(report) => Upgraded { failures: incomplete(&hop, &report)?, ..upgraded(&report) },
+        Ok(report) => {
+            let (failures, left) = incomplete(&hop, &report)?;
+            Upgraded { failures, left, ..upgraded(&report) }
+        }
         Err(UpgradeError::Failed { stage, reason, report }) => {
             Upgraded { failures: vec![format!("{stage} failed: {reason}")], ..upgraded(&report) }
         }
         Err(error) => return Err(wrong(crate::error::chain(&error))),
     };
     let after = debconf::questions(Path::new("/")).map_err(|error| wrong(crate::error::chain(&error)))?;
-    Ok(Said::Upgraded(Upgraded { questions: debconf::answered(&before, &after), ..said }))
+    Ok(Said::Upgraded(Upgraded {
+        questions: debconf::answered(&before, &after),
+        unanswered,
+        compared: task.foretold.clone().map(compared),
+        ..said
+    }))
 }
 
-/// As a run decides: by the rules and the recorded answers, which debconf gets too. With it the questions that debconf knows. The
-/// archives are looked through only when nobody has done that for these very files.
-fn decisions(task: &Task, archives: &Path) -> std::result::Result<(Decisions, Vec<Question>), String> {
+fn compared(foretold: Foretold) -> Verdict {
+    let now = compat::installed(Path::new("/")).map_err(|error| crate::error::chain(&error));
+    now.map(|now| foretold.compare(now)).into()
+}
+
+/// What is decided before the first package changes.
+struct Decided {
+    decisions: Decisions,
+    /// Files that a run would not decide about: nobody has answered.
+    unanswered: Vec<PathBuf>,
+    /// What debconf knows.
+    questions: Vec<Question>,
+}
+
+/// As a run decides: by the rules and the recorded answers, which debconf gets too. What a run would refuse for want of an answer is
+/// kept here. The archives are looked through only when nobody has done that for these very files.
+fn decide(task: &Task, archives: &Path) -> std::result::Result<Decided, String> {
     let root = Path::new("/");
     let answers = Answers::read(&task.answers).map_err(|error| crate::error::chain(&error))?;
-    let decisions = match &task.decisions {
+    let (decisions, unanswered) = match &task.decided {
         Some(decided) => decided.clone(),
         None => {
             let facts =
                 crate::conffiles::look(root, archives).map_err(|error| crate::error::chain(&error))?;
-            Decisions::new(&facts, &task.policy, &answers)
+            Decisions::rehearsed(&facts, &task.policy, &answers)
         }
     };
     debconf::give(&answers.debconf).map_err(|error| crate::error::chain(&error))?;
-    let known = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
-    Ok((decisions, known))
+    let questions = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
+    Ok(Decided { decisions, unanswered, questions })
 }
 
 fn upgraded(report: &UpgradeReport) -> Upgraded {
     let announced = report.stages.iter().filter_map(|stage| simulation::parse_summary(&stage.output));
     Upgraded {
         failures: Vec::new(),
+        left: Vec::new(),
         prompts: report.conffiles.iter().map(prompt).collect(),
         packages: announced.map(|sum| (sum.upgraded + sum.new + sum.removed) as u64).sum(),
         questions: Vec::new(),
+        unanswered: Vec::new(),
+        compared: None,
     }
 }
 
@@ -276,8 +311,8 @@ fn prompt(decision: &ConffileDecision) -> String {
     format!("{}: {:?}{}", decision.path.display(), decision.decision, leftover.unwrap_or_default())
 }
 
-/// An exit code proves nothing: what is there does.
-fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<Vec<String>> {
+/// An exit code proves nothing: what is there does. With it the packages that were left behind.
+fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<(Vec<String>, Vec<String>)> {
     let seen = completion::completion_facts(Path::new("/"))
         .map_err(|error| RehearsalError::Silent { stage: UPGRADE, why: crate::error::chain(&error) })?;
     let mut failures = Vec::new();
@@ -299,7 +334,5 @@ fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<Vec<String>> {
         format!("apt-get check complains: {}", seen.check.as_deref().unwrap_or_default()),
     );
     unless(seen.unfinished.is_empty(), format!("not fully installed: {}", seen.unfinished.join(" ")));
-    let left: Vec<String> = seen.pending.into_iter().chain(seen.kept_back).collect();
-    unless(left.is_empty(), format!("left at an old version: {}", left.join(" ")));
-    Ok(failures)
+    Ok((failures, seen.pending.into_iter().chain(seen.kept_back).collect()))
 }

@@ -18,9 +18,11 @@ use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
 use crate::health::diff::ChangeKind;
 use crate::health::report::HealthReport;
+use crate::release::prediction::Foretold;
 use crate::system::durable;
 use crate::system::exec::tail;
 use crate::system::identity;
+use crate::system::show;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
 
@@ -57,12 +59,14 @@ pub struct Script<'s> {
     pub hop: (String, String),
     /// The checks of the operator that take part.
     pub checks: Vec<CheckConfig>,
+    /// What was foretold of the packages.
+    pub foretold: Option<Foretold>,
     /// Units that go by another name on the new release.
     pub renames: BTreeMap<String, String>,
     /// What is done about configuration files.
     pub policy: Policy,
     /// What that comes to, where the clone has the machine's own files; without it that is found out inside.
-    pub decisions: Option<Decisions>,
+    pub decided: Option<(Decisions, Vec<PathBuf>)>,
     /// Where the recorded answers lie.
     pub answers: &'s Path,
     /// How long services may take to start.
@@ -140,7 +144,11 @@ fn perform(
     let upgraded = upgrade(script, directory, &running, told)?;
     seen.timings.upgrade = seconds(started);
     drop(clone::take_out(&clone, inside::APT_LOG, &directory.join("apt.log")));
-    seen.failed.extend(upgraded.failures.iter().map(|why| format!("the upgrade is not complete: {why}")));
+    seen.noted.extend(upgraded.unanswered.iter().map(|path| not_answered(path)));
+    let left = (!upgraded.left.is_empty())
+        .then(|| format!("left at an old version, and not held: {}", upgraded.left.join(" ")));
+    let incomplete = upgraded.failures.iter().chain(&left);
+    seen.failed.extend(incomplete.map(|why| format!("the upgrade is not complete: {why}")));
 
     told(80.0, "rebooting the clone");
     let started = Instant::now();
@@ -211,8 +219,9 @@ fn enter(
         renames: script.renames.clone(),
         checks: script.checks.clone(),
         policy: script.policy.clone(),
-        decisions: script.decisions.clone(),
+        decided: script.decided.clone(),
         answers: script.answers.to_owned(),
+        foretold: script.foretold.clone(),
         before,
     };
     let text = serde_json::to_vec(&task)
@@ -275,6 +284,10 @@ fn functional(script: &Script<'_>, network: &Network) -> Result<Tested> {
             Ok((test.name.clone(), if well { Ok(()) } else { Err(words()) }))
         })
         .collect()
+}
+
+fn not_answered(path: &Path) -> String {
+    format!("nobody has answered about {} yet: the clone kept it as it is", show::path(path))
 }
 
 fn unexpected(stage: &'static str) -> RehearsalError {
@@ -344,11 +357,14 @@ fn record(
         package_state: script.package_state.clone(),
         timings: seen.timings,
         predicted_outage: seen.timings.outage(),
+        overhead: seen.timings.overhead(),
         failed: seen.failed,
         noted: seen.noted,
         services_lost,
         prompts: upgraded.prompts,
         questions: upgraded.questions,
+        unanswered: upgraded.unanswered,
+        foretold: upgraded.compared,
         packages: upgraded.packages,
         clone: clone.made,
         volumes: clone.volumes,

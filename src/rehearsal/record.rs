@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{RehearsalError, Result};
 use crate::conffiles::debconf::Question;
+use crate::release::prediction::Verdict;
 use crate::system::durable;
 
 /// The newest format. A field that is added with a default does not change it.
@@ -50,6 +51,12 @@ impl Timings {
     pub fn outage(&self) -> u64 {
         self.upgrade + self.shutdown + self.second_boot + self.soak
     }
+
+    /// What the rehearsal took beyond the upgrade in it, in seconds.
+    #[must_use]
+    pub fn overhead(&self) -> u64 {
+        self.whole.saturating_sub(self.upgrade)
+    }
 }
 
 /// A clone that was left running.
@@ -84,6 +91,9 @@ pub struct RehearsalRecord {
     pub timings: Timings,
     /// [`Timings::outage`].
     pub predicted_outage: u64,
+    /// [`Timings::overhead`].
+    #[serde(default)]
+    pub overhead: u64,
     /// One sentence for each reason why it failed.
     pub failed: Vec<String>,
     /// What else was seen, one sentence each.
@@ -95,6 +105,12 @@ pub struct RehearsalRecord {
     /// What scripts of packages asked anew, and what they took for an answer; never a password.
     #[serde(default)]
     pub questions: Vec<Question>,
+    /// Configuration files with the rule "ask" that the clone kept because nobody had answered.
+    #[serde(default)]
+    pub unanswered: Vec<PathBuf>,
+    /// How much of what was foretold of the packages came true in the clone.
+    #[serde(default)]
+    pub foretold: Option<Verdict>,
     /// Packages that were upgraded, installed or removed.
     pub packages: u64,
     /// How the root of the clone was made.

@@ -63,10 +63,10 @@ impl Prediction {
         self.removed.iter().any(|change| change.package == package)
     }
 
-    /// Every way in which what happened is not what was foretold, one line each; empty when all of it came true.
+    /// Compares what was foretold with what happened.
     #[must_use]
-    pub fn compare(&self, happened: &Happened) -> Vec<String> {
-        let mut lines = Vec::new();
+    pub fn compare(&self, happened: &Happened) -> Comparison {
+        let mut deviations = Vec::new();
         let mut named: BTreeSet<&str> = BTreeSet::new();
         for change in self.upgraded.iter().chain(&self.new) {
             named.insert(&change.package);
@@ -74,27 +74,116 @@ impl Prediction {
             let now = happened.after.get(&change.package);
             if now != Some(&change.new) {
                 let now = now.map_or("it is not installed".to_owned(), |version| format!("it is {version}"));
-                lines.push(format!("{} was to be {verb} to {}, and {now}", change.package, change.new));
+                deviations.push(format!("{} was to be {verb} to {}, and {now}", change.package, change.new));
             }
         }
         for change in &self.removed {
             named.insert(&change.package);
             if let Some(version) = happened.after.get(&change.package) {
-                lines.push(format!("{} was to be removed, and it is {version}", change.package));
+                deviations.push(format!("{} was to be removed, and it is {version}", change.package));
             }
         }
-        lines.extend(happened.changes().filter(|(name, ..)| !named.contains(name)).map(
-            |(name, before, after)| match (before, after) {
-                (Some(before), Some(after)) => {
-                    format!("{name} went from {before} to {after}, which was not foretold")
-                }
-                (None, Some(after)) => format!("{name} {after} was installed, which was not foretold"),
-                (before, None) => {
-                    format!("{name} {} was removed, which was not foretold", before.unwrap_or_default())
-                }
-            },
-        ));
-        lines
+        let foretold = named.len();
+        let came_true = foretold.saturating_sub(deviations.len());
+        deviations.extend(happened.changes().filter(|(name, ..)| !named.contains(name)).map(unforetold));
+        Comparison { foretold: foretold as u64, came_true: came_true as u64, deviations }
+    }
+}
+
+fn unforetold((name, before, after): (&str, Option<&str>, Option<&str>)) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            format!("{name} went from {before} to {after}, which was not foretold")
+        }
+        (None, Some(after)) => format!("{name} {after} was installed, which was not foretold"),
+        (before, None) => {
+            format!("{name} {} was removed, which was not foretold", before.unwrap_or_default())
+        }
+    }
+}
+
+/// How much of a prediction came true.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Packages that were to be upgraded, installed or removed.
+    pub foretold: u64,
+    /// Those of them with which just that happened, to the version.
+    pub came_true: u64,
+    /// Every way in which what happened is not what was foretold, one line each; empty when all of it came true.
+    pub deviations: Vec<String>,
+}
+
+impl Comparison {
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = format!("{} of {} package changes came true", self.came_true, self.foretold);
+        let besides = self.deviations.len() as u64 - self.foretold.saturating_sub(self.came_true);
+        if besides > 0 {
+            text.push_str(&format!("; {besides} others happened"));
+        }
+        text + "."
+    }
+}
+
+/// Whether it came true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Verdict {
+    /// As far as this says.
+    Compared(Comparison),
+    /// It could not be found out.
+    Unknown {
+        /// Why, in one sentence.
+        unknown: String,
+    },
+}
+
+impl Verdict {
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Compared(comparison) => comparison.sentence(),
+            Self::Unknown { unknown } => {
+                format!("Whether the packages became what was foretold is not known: {unknown}.")
+            }
+        }
+    }
+
+    /// What deviated, one line each.
+    #[must_use]
+    pub fn deviations(&self) -> &[String] {
+        match self {
+            Self::Compared(comparison) => &comparison.deviations,
+            Self::Unknown { .. } => &[],
+        }
+    }
+}
+
+impl From<Result<Comparison, String>> for Verdict {
+    fn from(compared: Result<Comparison, String>) -> Self {
+        match compared {
+            Ok(comparison) => Self::Compared(comparison),
+            Err(unknown) => Self::Unknown { unknown },
+        }
+    }
+}
+
+/// What is kept before an upgrade, to be compared with what it then does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foretold {
+    /// What it will do.
+    pub prediction: Prediction,
+    /// The installed packages and their versions when that was foretold.
+    pub before: BTreeMap<String, String>,
+}
+
+impl Foretold {
+    /// Compares with the packages that are installed now.
+    #[must_use]
+    pub fn compare(self, after: BTreeMap<String, String>) -> Comparison {
+        self.prediction.compare(&Happened { before: self.before, after })
     }
 }
 
@@ -152,15 +241,20 @@ mod tests {
     fn what_came_true_has_no_lines() {
         let before = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("held", "1")]);
         let after = side(&[("bash", "5.2.37"), ("libssl3t64", "3.5"), ("held", "1")]);
-        assert!(foretold().compare(&Happened { before, after }).is_empty());
+        let compared = foretold().compare(&Happened { before, after });
+        assert_eq!(compared, Comparison { foretold: 3, came_true: 3, deviations: vec![] });
+        assert_eq!(compared.sentence(), "3 of 3 package changes came true.");
     }
 
     #[test]
     fn every_surprise_has_a_line() {
         let before = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("x", "1"), ("gone", "1")]);
         let after = side(&[("bash", "5.2.15"), ("libssl3", "3.0"), ("x", "2"), ("y", "1")]);
+        let compared = Foretold { prediction: foretold(), before }.compare(after);
+        assert_eq!((compared.foretold, compared.came_true), (3, 0));
+        assert_eq!(compared.sentence(), "0 of 3 package changes came true; 3 others happened.");
         assert_eq!(
-            foretold().compare(&Happened { before, after }),
+            compared.deviations,
             [
                 "bash was to be upgraded to 5.2.37, and it is 5.2.15",
                 "libssl3t64 was to be installed to 3.5, and it is not installed",

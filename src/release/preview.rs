@@ -2,7 +2,7 @@
 //! downloads everything that the upgrade will need.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::release::apt::{AptSettings, Progress, Stage, StageError};
 use crate::release::prediction::Prediction;
@@ -131,30 +131,6 @@ pub fn download(
     }
     durable::sync_filesystem(settings.archives)?;
     Ok(())
-}
-
-/// Updates a private apt to the planned sources, simulates the full upgrade and downloads everything into the archives directory of
-/// `settings`; lists are kept below `directory`. Repeatable.
-///
-/// # Errors
-/// See [`PreviewError`]; an unreachable mirror or a missing file is named.
-pub fn prefetch(
-    sources: &SourcesPlan,
-    directory: &Path,
-    settings: &AptSettings<'_>,
-    progress: &dyn Fn(Progress),
-) -> Result<Prediction, PreviewError> {
-    durable::private_directory(directory)?;
-    let private = PrivateApt::open(Some(directory))?;
-    private.set_sources(&target_entries(sources))?;
-    let outcome = private.update(settings.log, progress)?;
-    if !outcome.well() {
-        return Err(PreviewError::Failed { stage: Stage::PreviewUpdate, reason: outcome.reason() });
-    }
-    private.keep_lists()?;
-    let prediction = predict(&private)?;
-    download(private, settings, progress)?;
-    Ok(prediction)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn program_that_needs(soname: &str) -> tempfile::TempDir {
 }
 
 /// What `check --json` found, as pairs of severity and id, and the whole report.
-fn checked(machine: &Machine) -> (Vec<(String, String)>, Value) {
+pub(super) fn checked(machine: &Machine) -> (Vec<(String, String)>, Value) {
     let output = machine.product(&["check", "--to", "trixie", "--json"]).unwrap();
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
@@ -109,11 +109,12 @@ fn container_check_names_everything_on_a_loaded_server() {
 }
 
 /// What must be found, by one of these ids, and what its words must name.
-const EXPECTED: [(&str, &[&str]); 7] = [
+const EXPECTED: [(&str, &[&str]); 8] = [
     ("package-removed-in-use", &["php8.2-fpm", "php-fpm"]),
     ("postgresql-cluster-stays", &["15"]),
     ("mariadb-one-way", &["mariadb"]),
     ("packages-held", &["redis-server"]),
+    ("packages-kept-back", &["redis-tools: something that it needs", "apt-mark hold redis-tools"]),
     ("repository-without-target", &["lab-agent", "thirdparty"]),
     // By the release's index of files, or, where a mirror has none that its Release file vouches for, by packages only.
     (

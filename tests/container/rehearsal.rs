@@ -1,32 +1,46 @@
 //! Rehearsals on a real machine: the container of the lab boots a clone of itself in a container of its own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use safe_upgrade::places::RESUME_UNIT;
 use safe_upgrade::system::exec::Output;
 use serde_json::Value;
 
+use super::knows::{checked, loaded};
 use super::lab::Timer;
-use super::lab::product::SERVER;
+use super::lab::product::{Run, SERVER};
 use super::{assert_untouched, lab, machine, release, settled};
 
 /// What boots the clone; a server installs it when it wants to rehearse.
 const NSPAWN: &str = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container";
 
-/// A site in PHP whose interpreter was installed by its version, without the metapackage that would bring the next one.
-const PHP_SITE: &str = "apt-get -qy install --no-install-recommends php8.2-fpm && \
-    printf '<?php echo \"php works\";' >/srv/www/shop.php && \
-    printf 'server { listen 127.0.0.1:8081; root /srv/www; location ~ \\\\.php$ { include snippets/fastcgi-php.conf; \
-    fastcgi_pass unix:/run/php/php8.2-fpm.sock; } }\\n' >/etc/nginx/sites-enabled/shop && \
-    systemctl restart nginx php8.2-fpm";
-
+/// The site of the loaded server: its interpreter was installed by its version, without the metapackage that would bring the next one.
 const PHP_CHECK: &str = r#"
 [[health.check]]
 name = "shop"
 kind = "http"
-url = "http://127.0.0.1:8081/shop.php"
-body = "php works"
+url = "http://127.0.0.1:8082/index.php"
+body = "says PHP"
 "#;
+
+/// Changed here, and by the new release too.
+const NGINX: &str = "/etc/nginx/nginx.conf";
+const MARIADB: &str = "/etc/mysql/mariadb.conf.d/50-server.cnf";
+const OURS: &str = "\\n# ours\\n";
+
+const RULES: &str = r#"
+[[configuration_files.rule]]
+path = "/etc/nginx/nginx.conf"
+action = "ask"
+
+[[configuration_files.rule]]
+path = "/etc/mysql/mariadb.conf.d/50-server.cnf"
+action = "take"
+"#;
+
+/// A question of debconf's that is answered beforehand.
+const RESTART: &str = "libraries/restart-without-asking";
 
 /// Sees from outside that the clone is there, and that nothing else is.
 const TESTS: &str = r#"
@@ -68,13 +82,19 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
         return;
     }
     let timer = Timer::start();
-    let machine = machine("rehearse-php", PHP_CHECK);
+    let machine = loaded("rehearse-php", PHP_CHECK);
     machine.sh(NSPAWN).unwrap();
-    machine.sh(PHP_SITE).unwrap();
     // What never comes back is waited for; it need not be the usual five minutes.
     let hasty = SERVER.replace("soak = \"5s\"", "soak = \"5s\"\nsettle = \"60s\"");
     machine.write(lab::product::CONFIG, 0o600, format!("{hasty}{PHP_CHECK}").as_bytes()).unwrap();
-    timer.lap("machine with a site in PHP");
+    timer.lap("loaded machine");
+    // With a repository that has no trixie no upgrade would begin: that is said before a clone is made.
+    let refused = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("(repository-without-target)"), "{said}");
+    machine.sh("rm /etc/apt/sources.list.d/example.list && apt-get -q update").unwrap();
+    timer.lap("refused rehearsal");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
     timer.lap("rehearsal");
     let record = record(&rehearsed);
@@ -82,16 +102,23 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
     assert_eq!(record["outcome"], "failed", "{record:#}");
     let lost = record["services_lost"].to_string();
     assert!(lost.contains("php8.2-fpm.service"), "{record:#}");
-    assert!(record["failed"].to_string().contains("check shop"), "{record:#}");
+    let failed = record["failed"].to_string();
+    assert!(failed.contains("check shop") && failed.contains("not held: redis-tools"), "{record:#}");
+    assert_all_came_true(&record["foretold"]);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_untouched(&machine);
     assert!(machine.sh("systemctl is-active php8.2-fpm").is_ok());
-    // Preflight says it without a rehearsal too. With a waiver, what has failed is no evidence: a run that wants one is refused.
-    let mut run = machine.start_run().unwrap();
-    let ended = settled(&machine, &mut run);
-    assert!(ended.state == "Refused" && ended.why.starts_with("package-removed-in-use: "), "{ended:?}");
-    let waiver = "[[waiver]]\nid = \"package-removed-in-use\"\nreason = \"the site moves elsewhere\"\n";
-    let config = format!("{hasty}{PHP_CHECK}\n[rehearsal]\nmode = \"required\"\n{waiver}");
+    // Preflight says it without a rehearsal too. With waivers, what has failed is no evidence: a run that wants one is refused.
+    let (found, _) = checked(&machine);
+    let inhibitors: BTreeSet<&str> =
+        found.iter().filter(|(severity, _)| severity == "inhibitor").map(|(_, id)| id.as_str()).collect();
+    assert!(inhibitors.contains("package-removed-in-use"), "{found:?}");
+    assert!(inhibitors.contains("packages-kept-back"), "{found:?}");
+    let waivers: String = inhibitors
+        .iter()
+        .map(|id| format!("[[waiver]]\nid = \"{id}\"\nreason = \"the server moves elsewhere\"\n"))
+        .collect();
+    let config = format!("{hasty}{PHP_CHECK}\n[rehearsal]\nmode = \"required\"\n{waivers}");
     machine.write(lab::product::CONFIG, 0o600, config.as_bytes()).unwrap();
     let mut run = machine.start_run().unwrap();
     let ended = settled(&machine, &mut run);
@@ -106,8 +133,9 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
         return;
     }
     let timer = Timer::start();
-    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}"));
+    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}{RULES}"));
     machine.sh(NSPAWN).unwrap();
+    machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
     timer.lap("machine");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
     timer.lap("rehearsal");
@@ -115,9 +143,16 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
     assert!(record["predicted_outage"].as_u64().unwrap() > 5, "{record:#}");
     assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_eq!(record["unanswered"], serde_json::json!([NGINX]), "{record:#}");
+    assert_all_came_true(&record["foretold"]);
+    eprintln!("lab: the rehearsal took {} s beyond its upgrade: {}", record["overhead"], record["timings"]);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_untouched(&machine);
-    let mut run = machine.start_run().unwrap();
+    review_the_answers(&machine, record["answers"].as_str().unwrap());
+
+    let begun = machine.records().unwrap().len();
+    let command = machine.start(&["safe-upgrade", "run", "--to", "trixie", "--yes", "--json"]).unwrap();
+    let mut run = Run { command, begun, before: begun };
     let ended = settled(&machine, &mut run);
     timer.lap("run");
     assert_eq!(ended.state, "Committed", "{ended:?}");
@@ -125,6 +160,67 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     let status = machine.sh("safe-upgrade status").unwrap();
     assert!(status.contains(record["id"].as_str().unwrap()), "{status}");
     assert!(status.contains("\noutage    "), "{status}");
+    assert_answered_as_reviewed(&machine);
+    assert_told(&machine, &run, &record);
+}
+
+/// A person's review: the draft is found beside the logs, and what it leaves open is decided.
+fn review_the_answers(machine: &lab::Machine, draft: &str) {
+    let text = machine.sh(&format!("cat {draft}")).unwrap();
+    eprintln!("lab: the draft of the answers:\n{text}");
+    assert_eq!(text.matches("\nanswer = \"undecided\"\n").count(), 1, "{text}");
+    assert!(text.contains(&format!("path = \"{NGINX}\"")), "{text}");
+    assert!(!text.contains(RESTART), "the question is not this test's own any more: {text}");
+    let decided = text.replace("answer = \"undecided\"", "answer = \"keep\"")
+        + &format!(
+            "\n[[debconf]]\npackage = \"libc6\"\nquestion = \"{RESTART}\"\ntype = \"boolean\"\nvalue = \"true\"\n"
+        );
+    machine.write("/etc/safe-upgrade/answers.toml", 0o600, decided.as_bytes()).unwrap();
+}
+
+/// Both files are what was decided about them, and nothing else was asked.
+fn assert_answered_as_reviewed(machine: &lab::Machine) {
+    let kept = machine.sh(&format!("tail -n 1 {NGINX}; grep -c ours {NGINX}.dpkg-dist || true")).unwrap();
+    assert_eq!(kept, "# ours\n0\n");
+    let taken = machine.sh(&format!("tail -n 1 {MARIADB}.dpkg-old; grep -c ours {MARIADB} || true")).unwrap();
+    assert_eq!(taken, "# ours\n0\n");
+    let question = machine.sh("debconf-show libc6").unwrap();
+    assert!(question.contains(&format!("{RESTART}: true")), "{question}");
+}
+
+/// What the report, the history and the run's own lines say.
+fn assert_told(machine: &lab::Machine, run: &Run, record: &Value) {
+    let text = machine.sh("safe-upgrade report").unwrap();
+    assert!(text.contains("Nothing was asked that had not been decided before."), "{text}");
+    assert!(text.contains(" package changes came true.\n\n"), "{text}");
+    let json = |command: &str| -> Value {
+        serde_json::from_str(&machine.sh(&format!("safe-upgrade {command} --json")).unwrap()).unwrap()
+    };
+    let report = json("report");
+    assert_eq!(report["asked"], serde_json::json!([]), "{report:#}");
+    assert_all_came_true(&report["packages"]);
+    let decided = report["configuration_files"].to_string();
+    assert!(decided.contains(&format!("{NGINX}: yours stays in force")), "{report:#}");
+    assert!(decided.contains(&format!("{MARIADB}: the package's is in force")), "{report:#}");
+    let outage = &json("history")["runs"][0]["outage"];
+    assert_eq!(*outage, report["run"]["outage"], "{report:#}");
+    eprintln!("lab: the outage was foretold as {} s and measured as {outage}", record["predicted_outage"]);
+    assert!(outage["seconds"].as_u64().unwrap() > 5, "{outage}");
+    let said = run.command.log();
+    let first: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).unwrap();
+    assert_eq!(first["event"], "predicted-outage", "{said}");
+    assert_eq!(
+        (&first["basis"], &first["seconds"]),
+        (&"rehearsal".into(), &record["predicted_outage"]),
+        "{said}"
+    );
+}
+
+fn assert_all_came_true(compared: &Value) {
+    eprintln!("lab: {} of {} package changes came true", compared["came_true"], compared["foretold"]);
+    assert_eq!(compared["deviations"], serde_json::json!([]), "{compared:#}");
+    assert!(compared["foretold"].as_u64().unwrap() > 100, "{compared:#}");
+    assert_eq!(compared["came_true"], compared["foretold"]);
 }
 
 #[test]

@@ -2,21 +2,42 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::super::packages::archives;
 use super::super::{Machine, Result, trouble};
+use crate::conffiles::Facts;
 use crate::conffiles::answers::Answers;
+use crate::conffiles::debconf::{self, Question};
 use crate::conffiles::left::{self, ConffileDecision, DIFF_FILE, LINES_FILE};
 use crate::conffiles::policy::{Decisions, Policy};
 use crate::conffiles::syntax::{self, Refused};
-use crate::conffiles::{Facts, debconf};
 use crate::evidence::RefusedConfiguration;
 use crate::system::durable;
+
+/// What scripts of packages asked, in the directory of a run: [`Asked`].
+pub const ASKED_FILE: &str = "asked.json";
+
+/// What was asked during the upgrade that nobody had answered beforehand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// One line each.
+    Known(Vec<String>),
+    /// It could not be found out.
+    Unknown {
+        /// Why.
+        unknown: String,
+    },
+}
 
 /// Made before the first package changes.
 #[derive(Debug)]
 pub(super) struct Prepared {
     decisions: Decisions,
     refused_before: Vec<Refused>,
+    /// Only for the report: what cannot be read here stops nothing.
+    answered_before: std::result::Result<Vec<Question>, String>,
 }
 
 impl Prepared {
@@ -31,7 +52,19 @@ impl Prepared {
         Ok(Self {
             decisions: Decisions::new(&facts, &policy, &answers),
             refused_before: syntax::look().map_err(trouble)?,
+            answered_before: questions(),
         })
+    }
+
+    /// What scripts of packages have asked since, and nobody had answered: one line each, with what they took for an answer.
+    ///
+    /// A configuration file that nobody decided about is not among them: then the upgrade has failed.
+    pub(super) fn asked_meanwhile(&self) -> Asked {
+        match (&self.answered_before, questions()) {
+            (Ok(before), Ok(now)) => Asked::Known(debconf::answered(before, &now).iter().map(told).collect()),
+            (Err(unknown), _) => Asked::Unknown { unknown: unknown.clone() },
+            (_, Err(unknown)) => Asked::Unknown { unknown },
+        }
     }
 
     pub(super) fn decisions(&self) -> &Decisions {
@@ -54,6 +87,22 @@ fn facts(machine: &Machine, policy: &Policy) -> Result<Facts> {
             Ok(Facts::default())
         }
         looked => looked.map_err(trouble),
+    }
+}
+
+fn questions() -> std::result::Result<Vec<Question>, String> {
+    debconf::questions(Path::new("/")).map_err(|error| crate::error::chain(&error))
+}
+
+fn told(question: &Question) -> String {
+    format!("{} asked {} and took {:?}", question.package, question.question, question.value)
+}
+
+/// Keeps for the report what was asked. The upgrade does not fail for it.
+pub(super) fn keep_asked(run: &Path, asked: &Asked) {
+    let text = serde_json::json!(asked).to_string();
+    if let Err(error) = durable::replace_file(&run.join(ASKED_FILE), text.as_bytes(), 0o600) {
+        tracing::warn!(%error, "what was asked during the upgrade is not kept");
     }
 }
 
