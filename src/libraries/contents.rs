@@ -63,8 +63,9 @@ pub enum ContentsError {
 pub fn index_target_configuration(architecture: &str) -> String {
     // The name of the architecture is written out: with a variable apt fetches the index of architecture "all" too, which is three
     // times as large and has no library in it.
+    // A name of its own: `Contents-deb` is apt-file's, whose setting of the machine's the private apt turns off.
     format!(
-        "Acquire::IndexTargets::deb::Contents-deb {{\n  MetaKey \"$(COMPONENT)/Contents-{architecture}\";\n  \
+        "Acquire::IndexTargets::deb::Contents-libraries {{\n  MetaKey \"$(COMPONENT)/Contents-{architecture}\";\n  \
          flatMetaKey \"Contents-{architecture}\";\n  ShortDescription \"Contents-{architecture}\";\n  \
          Description \"$(RELEASE)/$(COMPONENT) {architecture} Contents\";\n  flatDescription \"$(RELEASE) Contents\";\n  \
          KeepCompressed \"true\";\n  PDiffs \"false\";\n  DefaultEnabled \"true\";\n}};\n"
@@ -217,5 +218,6 @@ mod tests {
     fn the_configuration_names_one_architecture() {
         let text = index_target_configuration("amd64");
         assert!(text.contains("$(COMPONENT)/Contents-amd64") && !text.contains("$(ARCHITECTURE)"));
+        assert!(!text.contains("Contents-deb"), "that one is turned off");
     }
 }

@@ -7,7 +7,7 @@
 pub mod contents;
 pub mod elf;
 #[cfg(test)]
-mod made_up;
+pub(crate) mod made_up;
 pub mod owners;
 pub mod resolve;
 pub mod walk;

@@ -20,6 +20,7 @@ use crate::release::apt;
 use crate::release::hop::Hop;
 use crate::release::prediction::Prediction;
 use crate::release::private_apt::{Lists, PrivateApt};
+use crate::release::sources::entries::Entry;
 use crate::system::durable;
 
 /// Who hears how far it is.
@@ -120,7 +121,7 @@ fn own_programs(
     }
 }
 
-/// Asks the new release's index of files, fetched by an apt of its own: where a mirror has no good copy, apt throws away all lists.
+/// Asks the new release's index of files.
 fn index(
     places: &StateDirectory,
     hop: &Hop,
@@ -131,12 +132,21 @@ fn index(
     if let Some(kept) = &kept {
         durable::private_directory(kept).map_err(trouble)?;
     }
+    ask_index(kept.as_deref(), &packages::own_sources(hop)?, wanted, told)
+}
+
+/// The index is fetched by an apt of its own: where a mirror has no good copy, apt throws away all lists.
+fn ask_index(
+    kept: Option<&Path>,
+    sources: &[Entry],
+    wanted: &contents::Wanted,
+    told: Told<'_>,
+) -> Result<contents::Provided> {
     let architecture = libraries::native_architecture();
-    let private = PrivateApt::open(kept.as_deref()).map_err(trouble)?;
+    let private = PrivateApt::open(kept).map_err(trouble)?;
     let snippet = libraries::index_target_configuration(architecture);
     private.configure("contents.conf", &snippet).map_err(trouble)?;
-    let sources = packages::own_sources(hop)?;
-    private.set_sources(&sources).map_err(trouble)?;
+    private.set_sources(sources).map_err(trouble)?;
     let outcome = private.update(&private.path().join("log/index.log"), told).map_err(trouble)?;
     if !outcome.well() {
         return Err(Trouble::new(outcome.reason()));
@@ -204,3 +214,7 @@ pub(super) fn of_configuration(config: &Config, facts: &Result<Facts>) -> Vec<Fi
         Err(error) => unknown(chain(&error)),
     }
 }
+
+#[cfg(test)]
+#[path = "ahead_tests.rs"]
+mod tests;
