@@ -15,7 +15,7 @@ use lab::{Timer, repo};
 use vm::machine::{BINARY, BOOT_LIMIT};
 use vm::packages::{self, Extent, Fault, TURNCOAT};
 use vm::results::{self, Ended};
-use vm::scenario::{End, Plug, Scenario, play, play_and_go_back};
+use vm::scenario::{self, End, Plug, Scenario, play, play_and_go_back};
 use vm::{Layout, Options, Vm};
 
 /// The small upgrade without the product: two initramfs images, the boot loader, a menu.
@@ -159,6 +159,41 @@ fn proves_its_boot_chain(test: &str, layout: Layout, options: Options) {
     .unwrap();
 }
 
+/// A rehearsal on a machine that has what no container of the lab has: a kernel, initial RAM disks, a boot loader. The clone's packages
+/// meet them without a disk, and nothing of the machine's own is touched.
+fn rehearses(test: &str, layout: Layout) {
+    if vm::skipped(test) {
+        return;
+    }
+    let timer = Timer::start();
+    let vm = Vm::start("rehearse", layout, Options::default()).unwrap();
+    vm.wait_agent(BOOT_LIMIT).unwrap();
+    scenario::install(
+        &vm,
+        &Scenario { extent: Extent::Full, ..Scenario::new(layout, Fault::None, End::Committed) },
+    )
+    .unwrap();
+    let more = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container iproute2";
+    let job = vm.begin(more).unwrap();
+    assert_eq!(vm.end(job, UPGRADE_LIMIT).unwrap().code, 0);
+    scenario::install(&vm, &Scenario::new(layout, Fault::None, End::Committed)).unwrap();
+    timer.lap("a machine that can rehearse");
+    let loader = "find /boot /boot/efi -xdev -type f -not -name random-seed | sort | xargs sha256sum";
+    let before = vm.sh(loader).unwrap();
+    let job = vm.begin("safe-upgrade rehearse --to trixie --json").unwrap();
+    let output = vm.end(job, UPGRADE_LIMIT).unwrap();
+    timer.lap("rehearsal");
+    let log = || vm.sh("tail -n 60 /var/lib/safe-upgrade/rehearsals/*/apt.log").unwrap_or_default();
+    assert_eq!(output.code, 0, "{}\n{}\n{}", output.stdout, output.stderr, log());
+    let told: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(told["rehearsal"]["outcome"], "passed", "{told:#}");
+    assert_eq!(vm.sh(loader).unwrap(), before);
+    assert_eq!(
+        vm.sh(". /etc/os-release; echo $VERSION_CODENAME; ls -d /run/netns/* 2>/dev/null || true").unwrap(),
+        "bookworm\n"
+    );
+}
+
 /// Makes a test of each line: its name, its scenario.
 macro_rules! machine_tests {
     ($($name:ident: $run:expr;)*) => {$(
@@ -181,6 +216,9 @@ machine_tests! {
     vm_bios_ext4_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosExt4, Options::default());
     vm_uefi_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, Options::default());
     vm_uefi_secure_boot_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, SECURE);
+    vm_bios_ext4_rehearses: |test| rehearses(test, Layout::BiosExt4);
+    vm_uefi_rehearses: |test| rehearses(test, Layout::Uefi);
+    vm_uefi_sdboot_rehearses: |test| rehearses(test, Layout::SystemdBoot);
     vm_bios_inside_plain_upgrade: |test| plain_upgrade(test, Layout::BiosInside);
     vm_bios_ext4_plain_upgrade: |test| plain_upgrade(test, Layout::BiosExt4);
     vm_uefi_plain_upgrade: |test| plain_upgrade(test, Layout::Uefi);

@@ -207,7 +207,7 @@ pub fn play(scenario: &Scenario<'_>) -> Result<Vm> {
 }
 
 /// Installs the product and the package that will turn.
-fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+pub fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
     packages::publish(&vm.repo_directory(), scenario.fault, scenario.extent)?;
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
     vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
