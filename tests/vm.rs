@@ -168,15 +168,11 @@ fn rehearses(test: &str, layout: Layout) {
     let timer = Timer::start();
     let vm = Vm::start("rehearse", layout, Options::default()).unwrap();
     vm.wait_agent(BOOT_LIMIT).unwrap();
-    scenario::install(
-        &vm,
-        &Scenario { extent: Extent::Full, ..Scenario::new(layout, Fault::None, End::Committed) },
-    )
-    .unwrap();
-    let more = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container iproute2";
-    let job = vm.begin(more).unwrap();
+    let small = Scenario::new(layout, Fault::None, End::Committed);
+    scenario::offer(&vm, &Scenario { extent: Extent::Full, ..small }).unwrap();
+    let job = vm.begin("apt-get -qy install --no-install-recommends systemd-container iproute2").unwrap();
     assert_eq!(vm.end(job, UPGRADE_LIMIT).unwrap().code, 0);
-    scenario::install(&vm, &Scenario::new(layout, Fault::None, End::Committed)).unwrap();
+    scenario::install(&vm, &small).unwrap();
     timer.lap("a machine that can rehearse");
     let loader = "find /boot /boot/efi -xdev -type f -not -name random-seed | sort | xargs sha256sum";
     let before = vm.sh(loader).unwrap();

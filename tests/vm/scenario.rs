@@ -208,14 +208,20 @@ pub fn play(scenario: &Scenario<'_>) -> Result<Vm> {
 
 /// Installs the product and the package that will turn.
 pub fn install(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
+    offer(vm, scenario)?;
+    vm.sh(&format!("apt-get -qy install {TURNCOAT}"))?;
+    vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
+    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
+    vm.sh("sync").map(drop)
+}
+
+/// The machine's apt finds the old release, and the new one with its fault.
+pub fn offer(vm: &Vm, scenario: &Scenario<'_>) -> Result<()> {
     packages::publish(&vm.repo_directory(), scenario.fault, scenario.extent)?;
     let proxy = format!("Acquire::http::Proxy \"{}\";\n", vm.proxy());
     vm.write("/etc/apt/apt.conf.d/01lab-proxy", 0o644, &proxy)?;
     vm.write("/etc/apt/sources.list.d/lab.list", 0o644, &packages::entries(scenario.extent)?)?;
-    vm.sh(&format!("apt-get -q update && apt-get -qy install {TURNCOAT}"))?;
-    vm.sh(&format!("install -m 755 {BINARY} /usr/local/sbin/safe-upgrade && safe-upgrade init"))?;
-    vm.write(CONFIG, 0o600, &format!("{SERVER}{}", scenario.config))?;
-    vm.sh("sync").map(drop)
+    vm.sh("apt-get -q update").map(drop)
 }
 
 /// Returns the first of these records of the run, over all reboots.
