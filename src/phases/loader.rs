@@ -17,9 +17,11 @@ use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition
 use crate::boot::named_root::NamedRoot;
 use crate::boot::one_shot::{self, OldSystem, OneShot, OneShotError, Trial};
 use crate::boot::systemd_boot::{LoaderOneShot, Places};
-use crate::boot::{kernels, kexec};
+use crate::boot::{default_entry, kernels, kexec};
 use crate::driver::Trouble;
+use crate::error::chain;
 use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
+use crate::finding::Finding;
 use crate::snapshot::TopLevel;
 use crate::snapshot::names::RunNames;
 
@@ -36,6 +38,17 @@ pub(super) fn verdict() -> Result<(BootLayout, Verdict)> {
         None => verdict,
     };
     Ok((layout, verdict))
+}
+
+/// What GRUB boots by default when the operator has chosen something else than its first entry.
+pub(super) fn default_entry(layout: &BootLayout) -> Option<Finding> {
+    if !matches!(layout.loader, Kind::Grub(_)) {
+        return None;
+    }
+    match default_entry::read(Path::new("/")) {
+        Ok(setting) => setting.as_ref().and_then(default_entry::finding),
+        Err(error) => Some(Finding::unknown("which entry GRUB boots by default", chain(&error))),
+    }
 }
 
 /// Why the kernel that runs could not be proven, as a trial's will have to be; `None` when it could be.
