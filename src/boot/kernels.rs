@@ -71,6 +71,14 @@ pub enum NotBootable {
     /// The file is no image of an x86 kernel.
     #[error("{} is no kernel image", show::path(.0))]
     NoImage(PathBuf),
+    /// The image is of a kind that says neither its version nor its length.
+    #[error("{} is {kind}; safe-upgrade understands images of x86 kernels only", show::path(.kernel))]
+    Foreign {
+        /// The image.
+        kernel: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
     /// The image ends too early.
     #[error("{} has {length} bytes, but its header says {expected}", show::path(.kernel))]
     CutImage {
@@ -197,7 +205,10 @@ pub fn image(kernel: &Path) -> Result<Image, Unproven> {
     // The version may stand anywhere in the first 64 KiB.
     let mut head = vec![0; usize::try_from(length.min(0x200 + 0x1_0000 + 256)).unwrap_or_default()];
     file.read_exact_at(&mut head, 0).map_err(failed)?;
-    let image = parse_image(&head).ok_or_else(|| NotBootable::NoImage(kernel.to_owned()))?;
+    let image = parse_image(&head).ok_or_else(|| match foreign(&head) {
+        Some(kind) => NotBootable::Foreign { kernel: kernel.to_owned(), kind },
+        None => NotBootable::NoImage(kernel.to_owned()),
+    })?;
     if length < image.length {
         let kernel = kernel.to_owned();
         return Err(NotBootable::CutImage { kernel, length, expected: image.length }.into());
@@ -224,6 +235,20 @@ pub fn parse_image(head: &[u8]) -> Option<Image> {
     };
     let rest = u64::from(u32::from_le_bytes(bytes(0x1f4, 4)?.try_into().ok()?));
     Some(Image { version: version.to_owned(), length: (setup + 1) * 512 + rest * 16 })
+}
+
+/// What the first bytes are of, when they are no x86 kernel: `ARM\x64` at 56 (Documentation/arch/arm64/booting.rst of the kernel),
+/// `zimg` at 4 of an EFI program that unpacks a kernel (drivers/firmware/efi/libstub/zboot-header.S), or something packed.
+#[must_use]
+pub fn foreign(head: &[u8]) -> Option<&'static str> {
+    let has = |at: usize, bytes: &[u8]| head.get(at..at + bytes.len()) == Some(bytes);
+    match () {
+        () if has(0, b"MZ") && has(4, b"zimg") => Some("an EFI program that unpacks a kernel (zboot)"),
+        () if has(56, b"ARM\x64") => Some("the image of an arm64 kernel"),
+        () if has(0, b"\x1f\x8b") => Some("a kernel packed with gzip"),
+        () if has(0, b"\x7fELF") => Some("an ELF file"),
+        () => None,
+    }
 }
 
 /// The names in a `modules.builtin` file: a path on each line.
@@ -315,170 +340,5 @@ pub(in crate::boot) mod made_up {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::made_up::kernel_image;
-    use super::*;
-    use std::fs;
-
-    const VERSION: &str = "6.1.0-40-amd64";
-
-    /// One entry of an archive.
-    fn entry(name: &str) -> Vec<u8> {
-        let numbers = [1, 0o100_644, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() + 1, 0];
-        let mut bytes = b"070701".to_vec();
-        bytes.extend(numbers.iter().flat_map(|number| format!("{number:08X}").into_bytes()));
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(0);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    struct Lab {
-        dir: tempfile::TempDir,
-    }
-
-    impl Lab {
-        fn new() -> Self {
-            let lab = Self { dir: tempfile::tempdir().unwrap() };
-            fs::create_dir_all(lab.modules()).unwrap();
-            fs::create_dir(lab.boot()).unwrap();
-            fs::write(lab.kernel(), kernel_image(VERSION)).unwrap();
-            let needs = "kernel/fs/btrfs/btrfs.ko: kernel/lib/raid6/raid6_pq.ko kernel/lib/lib-crc.ko\n\
-                         kernel/fs/ext4/ext4.ko: kernel/lib/mbcache.ko\n";
-            fs::write(lab.modules().join("modules.dep"), needs).unwrap();
-            fs::write(lab.modules().join("modules.builtin"), "kernel/lib/lib-crc.ko\n").unwrap();
-            lab.holding(&["btrfs.ko", "raid6_pq.ko.xz"]);
-            lab
-        }
-
-        fn boot(&self) -> PathBuf {
-            self.dir.path().join("boot")
-        }
-
-        fn modules(&self) -> PathBuf {
-            self.dir.path().join("usr/lib/modules").join(VERSION)
-        }
-
-        fn kernel(&self) -> PathBuf {
-            self.boot().join(format!("vmlinuz-{VERSION}"))
-        }
-
-        fn initrd(&self) -> PathBuf {
-            self.boot().join(format!("initrd.img-{VERSION}"))
-        }
-
-        fn holding(&self, modules: &[&str]) {
-            let path = |module: &&str| entry(&format!("usr/lib/modules/{VERSION}/kernel/{module}"));
-            let mut bytes: Vec<u8> = modules.iter().flat_map(path).collect();
-            bytes.extend(entry("TRAILER!!!"));
-            fs::write(self.initrd(), bytes).unwrap();
-        }
-
-        fn prove(&self, root_fs: &str) -> Result<Proof, Unproven> {
-            prove(&self.kernel(), &self.initrd(), self.dir.path(), root_fs)
-        }
-
-        fn is_listed_complete(&self) -> bool {
-            let kernels = bootable(&self.boot(), self.dir.path()).unwrap();
-            assert_eq!(kernels.len(), 1);
-            kernels[0].is_complete()
-        }
-    }
-
-    #[test]
-    fn what_belongs_together_is_proven() {
-        let lab = Lab::new();
-        assert!(lab.is_listed_complete());
-        let proof = lab.prove("btrfs").unwrap();
-        assert_eq!((proof.version.as_str(), proof.driver), (VERSION, Driver::InInitrd));
-        assert_eq!(proof.initrd.entries, 2);
-        // Built in: an initrd without modules will do.
-        fs::write(lab.modules().join("modules.builtin"), "kernel/fs/btrfs/btrfs.ko\n").unwrap();
-        lab.holding(&[]);
-        assert_eq!(lab.prove("btrfs").unwrap().driver, Driver::BuiltIn);
-    }
-
-    #[test]
-    fn what_the_root_needs_must_be_in_the_initrd() {
-        let lab = Lab::new();
-        let missing = |root_fs: &str| match lab.prove(root_fs) {
-            Err(Unproven::No(NotBootable::NoDriver { module, .. })) => module,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(missing("ext4"), "ext4");
-        assert_eq!(missing("zfs"), "zfs");
-        lab.holding(&["btrfs.ko"]);
-        assert_eq!(missing("btrfs"), "raid6_pq");
-        lab.holding(&[]);
-        assert_eq!(missing("btrfs"), "btrfs");
-    }
-
-    #[test]
-    fn what_does_not_belong_together_is_refused() {
-        let lab = Lab::new();
-        let initrd = fs::read(lab.initrd()).unwrap();
-        let refused = || match lab.prove("btrfs") {
-            Err(Unproven::No(why)) => why,
-            other => panic!("{other:?}"),
-        };
-        fs::write(lab.initrd(), &initrd[..initrd.len() / 2]).unwrap();
-        assert!(matches!(refused(), NotBootable::Initrd { .. }));
-        fs::remove_file(lab.initrd()).unwrap();
-        assert!(matches!(refused(), NotBootable::Missing(_)));
-        assert!(!lab.is_listed_complete());
-        let other = [entry("lib/modules/6.12.1-amd64/btrfs.ko"), entry("TRAILER!!!")].concat();
-        fs::write(lab.initrd(), other).unwrap();
-        let why = refused();
-        assert!(why.to_string().contains("6.12.1-amd64, the kernel is 6.1.0-40-amd64"), "{why}");
-        fs::write(lab.initrd(), initrd).unwrap();
-        fs::write(lab.modules().join("modules.dep"), "").unwrap();
-        assert!(matches!(refused(), NotBootable::NoModules { .. }));
-        assert!(!lab.is_listed_complete());
-    }
-
-    #[test]
-    fn an_image_is_what_it_says() {
-        let lab = Lab::new();
-        let image = kernel_image(VERSION);
-        for (bytes, is_cut) in [
-            (&image[..image.len() - 1], true),
-            (&image[..0x400], false),
-            (&image[..20], false),
-            (&[][..], false),
-        ] {
-            fs::write(lab.kernel(), bytes).unwrap();
-            match lab.prove("btrfs") {
-                Err(Unproven::No(NotBootable::CutImage { length, expected, .. })) => {
-                    assert!(is_cut && length + 1 == expected);
-                }
-                Err(Unproven::No(NotBootable::NoImage(_))) => assert!(!is_cut),
-                other => panic!("{other:?}"),
-            }
-            assert!(!lab.is_listed_complete());
-        }
-        // A signature behind it; then another version under this name.
-        fs::write(lab.kernel(), [&image[..], b"signature"].concat()).unwrap();
-        assert!(lab.is_listed_complete());
-        fs::write(lab.kernel(), kernel_image("6.1.0-41-amd64")).unwrap();
-        assert!(!lab.is_listed_complete());
-    }
-
-    #[test]
-    fn a_link_that_leaves_the_root_is_not_followed() {
-        let lab = Lab::new();
-        let elsewhere = lab.dir.path().join("elsewhere");
-        fs::create_dir(&elsewhere).unwrap();
-        fs::rename(lab.dir.path().join("usr/lib/modules"), elsewhere.join("modules")).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, lab.dir.path().join("lib")).unwrap();
-        assert!(matches!(lab.prove("btrfs"), Err(Unproven::No(NotBootable::NoModules { .. }))));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_no_answer() {
-        let lab = Lab::new();
-        fs::remove_file(lab.initrd()).unwrap();
-        fs::create_dir(lab.initrd()).unwrap();
-        assert!(matches!(lab.prove("btrfs"), Err(Unproven::Initrd(InitrdError::Read { .. }))));
-        assert!(matches!(bootable(Path::new("/no/such"), lab.dir.path()), Err(Unproven::Read { .. })));
-    }
-}
+#[path = "kernels_tests.rs"]
+mod tests;

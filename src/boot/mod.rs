@@ -5,10 +5,12 @@
 //! switches roots by name. [`one_shot`] boots the trial once: [`frozen`] holds the installers off, [`menu`] and [`block`] are what
 //! GRUB reads, [`env_block`] is what it clears ([`for_grub`] puts both where it finds them), [`deadman`] resets a trial that hangs; [`kexec`] where GRUB can't write. [`kernels`] and
 //! [`initrd`] keep a trial from being tried that could not boot; [`set`] copies and brings back what no snapshot of the root holds,
-//! [`space`] predicts the room. [`proof`] proves all of that by booting. [`grub`] knows where the menu lies.
+//! [`space`] predicts the room. [`proof`] proves all of that by booting. [`grub`] knows where the menu lies, [`default_entry`] which of its
+//! entries the operator wants.
 
 pub mod block;
 pub mod deadman;
+pub mod default_entry;
 pub mod env_block;
 pub mod for_grub;
 pub mod frozen;

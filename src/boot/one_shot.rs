@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   arm             installers held off, old kernel kept, menu block with the old system alone
-//!   prepare_trial   menu block with both, the env file (or trial.json) says which run to try
+//!   prepare_trial   menu block with both; what it boots can be proven now
+//!   choose_trial    the env file (or trial.json) says which run to try
 //!   (reset)         GRUB clears the env file, saves, reads back, and only then boots the trial
 //!   commit_menu     the new system's own menu takes the place of the frozen one
 //!   clean_up        nothing of ours is left
@@ -148,7 +149,7 @@ impl OneShot {
         Ok(None)
     }
 
-    /// The trial that [`OneShot::prepare_trial`] has described.
+    /// The trial that [`OneShot::choose_trial`] was given.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
@@ -157,13 +158,18 @@ impl OneShot {
             .ok_or_else(|| OneShotError::NotArmed { path: record::trial_path(&self.run_directory) })
     }
 
-    /// Makes the upgraded root the one that is tried at the next reset, once. `reset_after` is when the dead man resets
-    /// a trial that nobody ended, in seconds from the start of its initial RAM disk. With [`Method::Kexec`] it only
-    /// writes `trial.json`: loading and starting the kernel is the caller's.
+    /// Describes the trial; nothing boots it until [`OneShot::choose_trial`]. `reset_after` is when the dead man resets
+    /// a trial that nobody ended, in seconds from the start of its initial RAM disk.
     ///
     /// # Errors
     /// As [`OneShot::arm`]. The next boot is the old system then.
     pub fn prepare_trial(&self, reset_after: u32) -> Result<Trial, OneShotError> {
+        if let Method::EnvFile { file, .. } = &self.method {
+            self.armed()?;
+            // An earlier try may have come to its choice.
+            for_grub::choose(file, "")?;
+        }
+        remove_file(&record::trial_path(&self.run_directory))?;
         let boots = self.new_entry()?;
         let trial = Trial {
             run: self.run.clone(),
@@ -182,17 +188,27 @@ impl OneShot {
             has_content(path)?;
         }
         seen_by_grub(&self.ours())?;
-        if let Method::EnvFile { file, .. } = &self.method {
+        if let Method::EnvFile { .. } = &self.method {
             let mut record = self.armed()?;
             record.verify_kept()?;
             let target = self.trial_target(boots)?;
             self.write_block(&record.old, Some(&target))?;
             record.trial = Some(target);
             record.write(&self.run_directory)?;
-            for_grub::choose(file, &self.run)?;
         }
-        record::write_trial(&self.run_directory, &trial)?;
         Ok(trial)
+    }
+
+    /// Makes the upgraded root the one that is tried at the next reset, once. To be called when [`OneShot::prepare_trial`]'s kernel has
+    /// been proven. With [`Method::Kexec`] it only writes `trial.json`: loading and starting the kernel is the caller's.
+    ///
+    /// # Errors
+    /// As [`OneShot::prepare_trial`].
+    pub fn choose_trial(&self, trial: &Trial) -> Result<(), OneShotError> {
+        if let Method::EnvFile { .. } = &self.method {
+            self.choose_again()?;
+        }
+        record::write_trial(&self.run_directory, trial)
     }
 
     /// The same once more, of a trial that was prepared before: only the choice is made again.
@@ -267,11 +283,7 @@ impl OneShot {
         if let Some(line) = grub::line_with(text.as_bytes(), &self.other_name) {
             return Err(OneShotError::StillNamed { line, name: self.other_name.clone() });
         }
-        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(|| OneShotError::NoEntry {
-            menu: self.run_directory.join("grub.cfg.commit"),
-            kernel: "a whole system".into(),
-        })?;
-        self.mounts(&boots, &self.root_name)?;
+        self.entry_of(&text, "grub.cfg.commit", &self.root_name)?;
         Ok(write_menu(&self.running.join(grub::MENU), text.as_bytes())?)
     }
 
@@ -386,25 +398,32 @@ impl OneShot {
         Ok(kept)
     }
 
-    /// The first entry of a menu that is made now, for the root that runs.
+    /// The entry that a menu which is made now has for the root that runs, and that the same menu will have after the commit.
     fn new_entry(&self) -> Result<Boots, OneShotError> {
         let text = self.make_menu("grub.cfg.trial")?;
-        let none = || OneShotError::NoEntry {
-            menu: self.run_directory.join("grub.cfg.trial"),
-            kernel: "a whole system".into(),
-        };
-        let entries = menu::parse(&text)?;
+        let boots = self.entry_of(&text, "grub.cfg.trial", &self.other_name)?;
+        // As the commit asks, which must not be the first to learn that there is none.
+        let renamed = text.replace(&self.other_name, &self.root_name);
+        self.entry_of(&renamed, "grub.cfg.trial", &self.root_name)?;
+        Ok(boots)
+    }
+
+    /// The first entry of a menu that boots the whole system from the subvolume of this name.
+    fn entry_of(&self, text: &str, file: &str, name: &str) -> Result<Boots, OneShotError> {
+        let none =
+            || OneShotError::NoEntry { menu: self.run_directory.join(file), kernel: "a whole system".into() };
+        let entries = menu::parse(text)?;
         // An operator's own entries may come before the distribution's.
         for entry in &entries {
             if let Ok(Some(boots)) = entry.boots()
                 && boots.is_whole()
-                && arguments::boots_subvolume(&boots.arguments, &self.other_name)
+                && arguments::boots_subvolume(&boots.arguments, name)
             {
                 return Ok(boots);
             }
         }
         let (_, boots) = menu::first(&entries)?.ok_or_else(none)?;
-        self.mounts(&boots, &self.other_name)?;
+        self.mounts(&boots, name)?;
         Ok(boots)
     }
 

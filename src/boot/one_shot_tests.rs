@@ -89,12 +89,20 @@ fn old() -> OldSystem {
     OldSystem { kernel: OLD.into(), subvolume: 300 }
 }
 
+/// Prepares and chooses; in between nothing is chosen.
+fn prepared(trial: &OneShot) -> std::result::Result<Trial, OneShotError> {
+    let found = trial.prepare_trial(900)?;
+    assert!(!trial.is_ready()?, "it is chosen before it is proven");
+    trial.choose_trial(&found)?;
+    Ok(found)
+}
+
 #[test]
 fn a_trial_with_boot_in_the_root_from_arming_to_commit() {
     let Some(machine) = Machine::new("inroot") else { return };
     let trial = machine.one_shot(machine.env_file(), BootPlace::InRoot);
     assert!(!trial.is_ready().unwrap());
-    assert!(matches!(trial.prepare_trial(900).unwrap_err(), OneShotError::NotArmed { .. }));
+    assert!(matches!(prepared(&trial).unwrap_err(), OneShotError::NotArmed { .. }));
     trial.arm(&old()).unwrap();
     let armed = machine.text("old/boot/grub/grub.cfg");
     assert!(armed.contains(&format!("linux '/@/boot/vmlinuz-{OLD}'")), "{armed}");
@@ -104,7 +112,7 @@ fn a_trial_with_boot_in_the_root_from_arming_to_commit() {
     assert_eq!(machine.text("old/boot/grub/grub.cfg"), armed);
 
     for _ in 0..2 {
-        let found = trial.prepare_trial(900).unwrap();
+        let found = prepared(&trial).unwrap();
         assert_eq!(found.kernel, machine.path("new/boot").join(format!("vmlinuz-{NEW}")));
         assert_eq!(found.initrds[1], machine.path("new/boot/safe-upgrade/deadman.cpio"));
         let ours = "panic=10 softlockup_panic=1 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=60 safe_upgrade.trial=r1";
@@ -144,11 +152,11 @@ fn with_a_shared_boot_the_old_kernel_is_kept_as_it_was() {
     fs::write(machine.path("new/boot").join(format!("initrd.img-{OLD}")), "another").unwrap();
     trial.arm(&old()).unwrap();
     assert_eq!(machine.text(&copy), OLD);
-    trial.prepare_trial(900).unwrap();
+    prepared(&trial).unwrap();
     let menu = machine.text("new/boot/grub/grub.cfg");
     assert!(menu.contains(&format!("'/initrd.img-{NEW}' '/safe-upgrade/deadman.cpio'")), "{menu}");
     fs::write(machine.path(&copy), "damaged").unwrap();
-    assert!(matches!(trial.prepare_trial(900).unwrap_err(), OneShotError::CopyDiffers { .. }));
+    assert!(matches!(prepared(&trial).unwrap_err(), OneShotError::CopyDiffers { .. }));
     assert!(!trial.menu_comes_before_exchange());
     fs::remove_file(machine.path("esp/EFI/safe-upgrade/env")).unwrap();
     assert!(matches!(trial.disarm_trial().unwrap_err(), OneShotError::EnvFileGone { .. }));
@@ -186,7 +194,7 @@ fn kexec_needs_nothing_from_the_menu_but_the_old_system_as_default() {
     let Some(machine) = Machine::new("inroot") else { return };
     let trial = machine.one_shot(Method::Kexec, BootPlace::InRoot);
     trial.arm(&old()).unwrap();
-    let found = trial.prepare_trial(900).unwrap();
+    let found = prepared(&trial).unwrap();
     let menu = machine.text("old/boot/grub/grub.cfg");
     assert!(menu.contains("set default=safe-upgrade-old") && !menu.contains("load_env --file"), "{menu}");
     assert!(!menu.contains("safe-upgrade-trial"), "{menu}");
@@ -206,7 +214,7 @@ fn a_menu_for_another_root_is_never_tried() {
     machine.mkconfig("bookworm-inroot-submenu");
     let trial = machine.one_shot(machine.env_file(), BootPlace::InRoot);
     trial.arm(&old()).unwrap();
-    assert!(matches!(trial.prepare_trial(900).unwrap_err(), OneShotError::WrongRoot { .. }));
+    assert!(matches!(prepared(&trial).unwrap_err(), OneShotError::WrongRoot { .. }));
     assert!(!trial.is_ready().unwrap());
     assert_eq!(machine.chosen(), "");
     let unknown = OldSystem { kernel: "5.10".into(), subvolume: 300 };

@@ -33,8 +33,12 @@ const NO_INIT: &str = "rdinit=/safe-upgrade-proof-of-a-dead-kernel";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "kebab-case")]
 pub enum Stage {
+    /// The marked boot is about to be armed: whether it is, is not known.
+    Arming,
     /// The marked boot is armed.
     Marked,
+    /// The dying boot is about to be armed: whether it is, is not known.
+    ArmingDying,
     /// The dying boot is armed.
     Dying,
     /// Both did what they should.
@@ -102,6 +106,10 @@ impl Proof {
 
     /// Judges a boot, and goes on to the next stage.
     pub fn judge(&mut self, seen: &Seen) -> Next {
+        // Whichever boot this is: nobody knows how much of it was written.
+        if matches!(self.stage, Stage::Arming | Stage::ArmingDying) {
+            return self.fail(seen, "it was interrupted while the boot was being armed (a power cut, or an end by force), which says nothing about the machine: begin it again");
+        }
         if seen.boot == self.armed_in {
             return Next::Reboot;
         }
@@ -110,7 +118,7 @@ impl Proof {
         match self.stage {
             Stage::Marked if marked && seen.cleared => {
                 self.marked_seconds = Some(took);
-                self.stage = Stage::Dying;
+                self.stage = Stage::ArmingDying;
                 Next::ArmDying
             }
             Stage::Marked if marked => self.fail(seen, "the entry was booted, but its one-shot choice is not used up: it would be booted for ever"),
@@ -123,8 +131,23 @@ impl Proof {
                 self.ended = Some(seen.now);
                 Next::Over
             }
-            Stage::Proven | Stage::Failed { .. } => Next::Over,
+            Stage::Arming | Stage::ArmingDying | Stage::Proven | Stage::Failed { .. } => Next::Over,
         }
+    }
+
+    /// The boot that was about to be armed is.
+    pub fn armed(&mut self) {
+        self.stage = match &self.stage {
+            Stage::Arming => Stage::Marked,
+            Stage::ArmingDying => Stage::Dying,
+            other => other.clone(),
+        };
+    }
+
+    /// It can't go on, for a reason that is no fault of the machine's.
+    pub fn give_up(&mut self, now: u64, why: String) {
+        self.stage = Stage::Failed { why };
+        self.ended = Some(now);
     }
 
     fn fail(&mut self, seen: &Seen, why: &str) -> Next {
@@ -308,10 +331,12 @@ mod tests {
 
     #[test]
     fn a_machine_that_obeys_is_proven() {
-        let mut chain = proof(Stage::Marked);
-        assert_eq!(chain.judge(&seen("1", false, false)), Next::Reboot);
+        let mut chain = proof(Stage::Arming);
+        chain.armed();
+        assert_eq!((&chain.stage, chain.judge(&seen("1", false, false))), (&Stage::Marked, Next::Reboot));
         assert_eq!(chain.judge(&seen("2", true, true)), Next::ArmDying);
-        assert_eq!((chain.marked_seconds, &chain.stage), (Some(60), &Stage::Dying));
+        assert_eq!((chain.marked_seconds, &chain.stage), (Some(60), &Stage::ArmingDying));
+        chain.armed();
         chain.armed_in = "2".into();
         assert_eq!(chain.judge(&seen("2", true, false)), Next::Reboot);
         assert_eq!(chain.judge(&seen("3", false, true)), Next::Over);
@@ -330,6 +355,22 @@ mod tests {
             assert_eq!(chain.judge(&seen("2", marked, cleared)), Next::Over);
             assert!(matches!(&chain.stage, Stage::Failed { why } if why.contains(word)), "{:?}", chain.stage);
             assert!(chain.is_over() && chain.ended == Some(1060));
+        }
+    }
+
+    /// A power cut is not the provider's fault, whatever the next boot looks like; nor is it a proof.
+    #[test]
+    fn a_power_cut_while_arming_is_nobodys_fault() {
+        for stage in [Stage::Arming, Stage::ArmingDying] {
+            for boot in ["1", "2"] {
+                for (marked, cleared) in [(false, true), (false, false), (true, true), (true, false)] {
+                    let mut chain = proof(stage.clone());
+                    assert_eq!(chain.judge(&seen(boot, marked, cleared)), Next::Over);
+                    let Stage::Failed { why } = &chain.stage else { panic!("{:?}", chain.stage) };
+                    assert!(why.contains("interrupted while the boot was being armed"), "{why}");
+                    assert!(chain.is_over());
+                }
+            }
         }
     }
 

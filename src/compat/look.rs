@@ -46,7 +46,7 @@ pub fn look(
     let private = PrivateApt::open(directory)?;
     let (origins, policies) = present(&private, plan, &packages)?;
     let mut unknown = Vec::new();
-    let log = directory.map_or(private.path().join("log/preview.log"), |kept| kept.join("preview.log"));
+    let log = directory.map_or(private.log("preview.log"), |kept| kept.join("preview.log"));
     let repositories =
         probe(&private, &Probe { plan, hop, origins: &origins, policies: &policies }, &log, progress)?;
     private.keep_lists()?;

@@ -87,6 +87,8 @@ pub struct Refused {
     pub line: String,
     /// Without it nobody comes in to mend anything.
     pub stops: bool,
+    /// It has not refused, but gave no answer in time.
+    pub unknown: bool,
 }
 
 /// A program that could not be asked.
@@ -114,6 +116,7 @@ pub fn look() -> Result<Vec<Refused>, SyntaxError> {
         what: "PAM".to_owned(),
         line: missing.to_string(),
         stops: missing.keeps_people_out(),
+        unknown: false,
     }));
     Ok(refused)
 }
@@ -122,15 +125,27 @@ fn ask() -> Result<Vec<Refused>, SyntaxError> {
     let mut refused = Vec::new();
     for test in TESTS.iter().filter(|test| Path::new(test.file).exists()) {
         for program in installed(test.program) {
-            let output =
-                Exec::new(&program.display().to_string())?.args(test.arguments).limit(LIMIT).output()?;
-            if !output.status.success() {
-                let line = first_words(&output);
-                refused.push(Refused { what: test.what.to_owned(), line, stops: test.stops });
-            }
+            refused.extend(ask_one(test, &program, LIMIT)?);
         }
     }
     Ok(refused)
+}
+
+/// A program that stops nothing and is too slow to say has not refused: the health checks see whether it works.
+fn ask_one(test: &Test, program: &Path, limit: Duration) -> Result<Option<Refused>, SyntaxError> {
+    let name = program.display().to_string();
+    match Exec::new(&name)?.args(test.arguments).limit(limit).output() {
+        Ok(output) if output.status.success() => Ok(None),
+        Ok(output) => {
+            let line = first_words(&output);
+            Ok(Some(Refused { what: test.what.to_owned(), line, stops: test.stops, unknown: false }))
+        }
+        Err(error @ ExecError::TimedOut { .. }) if !test.stops => {
+            let (what, line) = (test.what.to_owned(), error.to_string());
+            Ok(Some(Refused { what, line, stops: false, unknown: true }))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is refused now and was not before. A program that was refused before and is for another reason now stays so.
@@ -139,7 +154,8 @@ pub fn news(before: &[Refused], after: Vec<Refused>) -> Vec<Refused> {
     // Every line of PAM's stands for itself; the others say the first mistake only.
     let key =
         |one: &Refused| (one.what.clone(), if one.what == "PAM" { one.line.clone() } else { String::new() });
-    let known: BTreeSet<_> = before.iter().map(key).collect();
+    // Who gave no answer before may have been content.
+    let known: BTreeSet<_> = before.iter().filter(|one| !one.unknown).map(key).collect();
     after.into_iter().filter(|one| !known.contains(&key(one))).collect()
 }
 
@@ -188,7 +204,7 @@ mod tests {
     use super::*;
 
     fn refused(what: &str, line: &str) -> Refused {
-        Refused { what: what.into(), line: line.into(), stops: false }
+        Refused { what: what.into(), line: line.into(), stops: false, unknown: false }
     }
 
     #[test]
@@ -197,6 +213,23 @@ mod tests {
         let after =
             vec![refused("sshd", "y"), refused("sudo", "z"), refused("PAM", "a"), refused("PAM", "b")];
         assert_eq!(news(&before, after), [refused("sudo", "z"), refused("PAM", "b")]);
+        let silent = Refused { unknown: true, ..refused("BIND", "slow") };
+        assert_eq!(news(&[silent], vec![refused("BIND", "x")]), [refused("BIND", "x")]);
+    }
+
+    #[test]
+    fn a_slow_program_stops_only_where_it_keeps_people_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("slow");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let test = |stops| Test { program: "", arguments: &[], what: "BIND", stops, file: "" };
+        let limit = Duration::from_millis(50);
+        let told = ask_one(&test(false), &program, limit).unwrap().unwrap();
+        assert!(told.unknown && !told.stops);
+        assert!(told.line.contains("gave no result within"), "{}", told.line);
+        let error = ask_one(&test(true), &program, limit).unwrap_err();
+        assert!(matches!(error, SyntaxError::Ask(ExecError::TimedOut { .. })), "{error:?}");
     }
 
     /// This machine's own sshd, whether its service runs or not.

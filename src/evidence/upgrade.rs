@@ -41,11 +41,14 @@ pub struct RefusedConfiguration {
     pub line: String,
     /// Without it nobody comes in to mend anything. For the others the health of the trial decides.
     pub stops: bool,
+    /// It gave no answer in time, so whether it refuses is not known.
+    pub unknown: bool,
 }
 
 impl fmt::Display for RefusedConfiguration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} refuses its configuration: {}", self.what, self.line)
+        let does = if self.unknown { "does not say whether it takes" } else { "refuses" };
+        write!(f, "{} {does} its configuration: {}", self.what, self.line)
     }
 }
 

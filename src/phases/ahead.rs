@@ -147,12 +147,12 @@ fn ask_index(
     let snippet = libraries::index_target_configuration(architecture);
     private.configure("contents.conf", &snippet).map_err(trouble)?;
     private.set_sources(sources).map_err(trouble)?;
-    let outcome = private.update(&private.path().join("log/index.log"), told).map_err(trouble)?;
+    let outcome = private.update(&private.log("index.log"), told).map_err(trouble)?;
     if !outcome.well() {
         return Err(Trouble::new(outcome.reason()));
     }
     private.keep_lists().map_err(trouble)?;
-    let files = contents::find_indexes(&private.path().join("state/lists"), architecture).map_err(trouble)?;
+    let files = contents::find_indexes(&private.lists(), architecture).map_err(trouble)?;
     contents::search_files(&files, wanted).map_err(trouble)
 }
 

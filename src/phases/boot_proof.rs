@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use super::{Result, boot, loader, plan, trouble};
+use crate::boot::layout;
 use crate::boot::proof::{self, Chain, Next, Proof, Seen, Stage, Way};
 use crate::driver::Trouble;
 use crate::evidence::FallbackMethod;
@@ -52,7 +53,7 @@ pub fn begin(places: &StateDirectory) -> Result<Infallible> {
         id,
         method: promise.method.words().into(),
         kernel: layout.kernel,
-        stage: Stage::Marked,
+        stage: Stage::Arming,
         armed_in: String::new(),
         left: 0,
         marked_seconds: None,
@@ -60,7 +61,11 @@ pub fn begin(places: &StateDirectory) -> Result<Infallible> {
         ended: None,
     };
     let chain = chain(&proof, promise.method)?;
-    arm_and_reboot(places, &mut proof, &chain, promise.method, Chain::arm_marked)
+    let begun = arm_and_reboot(places, &mut proof, &chain, promise.method, Chain::arm_marked);
+    if let Err(trouble) = &begun {
+        give_up(places, &mut proof, &trouble.to_string());
+    }
+    begun
 }
 
 /// Goes on with a proof that is under way; to be called at each boot before anything else. Returns whether there was one.
@@ -69,8 +74,41 @@ pub fn begin(places: &StateDirectory) -> Result<Infallible> {
 /// When it can't go on; nothing is left armed then.
 pub fn go_on(places: &StateDirectory) -> Result<bool> {
     let Some(mut proof) = last(places)?.filter(|proof| !proof.is_over()) else { return Ok(false) };
-    let method = loader::promise(&loader::verdict()?.1).method;
-    let chain = chain(&proof, method)?;
+    let gone_on = go_on_with(places, &mut proof);
+    if let Err(trouble) = &gone_on {
+        give_up(places, &mut proof, &trouble.to_string());
+    }
+    gone_on
+}
+
+/// Told and disarmed as far as it can be: the next boot finds nothing that it would fail at again.
+fn give_up(places: &StateDirectory, proof: &mut Proof, why: &str) {
+    if !proof.is_over() {
+        proof.give_up(now(), why.to_owned());
+    }
+    let disarmed = method_of(proof)
+        .and_then(|method| chain(proof, method))
+        .and_then(|chain| chain.disarm().map_err(trouble));
+    for failed in [keep(places, proof), disarmed].into_iter().filter_map(Result::err) {
+        tracing::warn!(%failed, "the proof of the boot chain could not be ended cleanly");
+    }
+}
+
+/// The method that was armed; what this machine promises may have changed since.
+fn method_of(proof: &Proof) -> Result<FallbackMethod> {
+    let methods = [
+        FallbackMethod::EnvFileEsp,
+        FallbackMethod::EnvFileBoot,
+        FallbackMethod::LoaderOneShot,
+        FallbackMethod::Kexec,
+    ];
+    let known = methods.into_iter().find(|method| method.words() == proof.method);
+    known.ok_or_else(|| Trouble::new(format!("the proof's method is not known: {}", proof.method)))
+}
+
+fn go_on_with(places: &StateDirectory, proof: &mut Proof) -> Result<bool> {
+    let method = method_of(proof)?;
+    let chain = chain(proof, method)?;
     let line = std::fs::read_to_string("/proc/cmdline").map_err(trouble)?;
     let seen = Seen {
         boot: identity::boot_id().map_err(trouble)?,
@@ -81,11 +119,11 @@ pub fn go_on(places: &StateDirectory) -> Result<bool> {
     match proof.judge(&seen) {
         Next::Reboot => reboot(method).map(|never| match never {}),
         Next::ArmDying => {
-            arm_and_reboot(places, &mut proof, &chain, method, Chain::arm_dying).map(|never| match never {})
+            arm_and_reboot(places, proof, &chain, method, Chain::arm_dying).map(|never| match never {})
         }
         Next::Over => {
             chain.disarm().map_err(trouble)?;
-            keep(places, &proof)?;
+            keep(places, proof)?;
             Ok(true)
         }
     }
@@ -149,14 +187,11 @@ fn arm_and_reboot(
 ) -> Result<Infallible> {
     proof.armed_in = identity::boot_id().map_err(trouble)?;
     proof.left = now();
+    // Power that is lost before the second of these says nothing about the machine.
     keep(places, proof)?;
-    if let Err(error) = arm(chain) {
-        proof.stage = Stage::Failed { why: crate::error::chain(&error) };
-        proof.ended = Some(now());
-        keep(places, proof)?;
-        chain.disarm().map_err(trouble)?;
-        return Err(trouble(error));
-    }
+    arm(chain).map_err(trouble)?;
+    proof.armed();
+    keep(places, proof)?;
     reboot(method)
 }
 
@@ -165,7 +200,7 @@ fn reboot(method: FallbackMethod) -> Result<Infallible> {
 }
 
 fn chain(proof: &Proof, method: FallbackMethod) -> Result<Chain> {
-    let (layout, _) = loader::verdict()?;
+    let layout = layout::read(Path::new("/")).map_err(trouble)?;
     let way = match (method, loader::env_file(method, &layout)?) {
         (FallbackMethod::LoaderOneShot, _) => Way::SystemdBoot(loader::places(&layout)?),
         (_, Some((file, place))) => Way::EnvFile(file, place),

@@ -75,6 +75,7 @@ fn look_and_boot(
     let (boot, verdict) = loader::verdict()?;
     let promise = loader::promise(&verdict);
     findings.extend(of_promise(&promise, &verdict, config.upgrade.minimum_level));
+    findings.extend(loader::default_entry(&boot));
     findings.extend(boot_set::space(&boot)?);
     if promise.method.is_one_shot() {
         findings.extend(boot_proof::findings(

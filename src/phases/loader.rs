@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 use super::{Result, boot_set, trouble};
 use crate::boot::block::EnvPlace;
 use crate::boot::judge::{self, Method, Verdict};
+use crate::boot::kernels::Unproven;
 use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition};
 use crate::boot::named_root::NamedRoot;
 use crate::boot::one_shot::{self, OldSystem, OneShot, OneShotError, Trial};
 use crate::boot::systemd_boot::{LoaderOneShot, Places};
-use crate::boot::{kernels, kexec};
+use crate::boot::{default_entry, kernels, kexec};
 use crate::driver::Trouble;
+use crate::error::chain;
 use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
+use crate::finding::Finding;
 use crate::snapshot::TopLevel;
 use crate::snapshot::names::RunNames;
 
@@ -30,7 +33,43 @@ const BOOT_ENV: &str = "safe-upgrade/env";
 pub(super) fn verdict() -> Result<(BootLayout, Verdict)> {
     let layout = layout::read(Path::new("/")).map_err(trouble)?;
     let verdict = judge::judge(&layout);
+    let verdict = match unproven(&layout)? {
+        Some(why) => verdict.without_proof(&why),
+        None => verdict,
+    };
     Ok((layout, verdict))
+}
+
+/// What GRUB boots by default when the operator has chosen something else than its first entry.
+pub(super) fn default_entry(layout: &BootLayout) -> Option<Finding> {
+    if !matches!(layout.loader, Kind::Grub(_)) {
+        return None;
+    }
+    match default_entry::read(Path::new("/")) {
+        Ok(setting) => setting.as_ref().and_then(default_entry::finding),
+        Err(error) => Some(Finding::unknown("which entry GRUB boots by default", chain(&error))),
+    }
+}
+
+/// Why the kernel that runs could not be proven, as a trial's will have to be; `None` when it could be.
+fn unproven(layout: &BootLayout) -> Result<Option<String>> {
+    if layout.container {
+        return Ok(None);
+    }
+    let kernel = match &layout.loader {
+        Kind::SystemdBoot(_) => {
+            let entry = Places::of(layout).map(|places| places.running(&layout.kernel));
+            // What has no entry of its own promises nothing anyway.
+            let files = entry.and_then(std::result::Result::ok).and_then(|entry| entry.files().ok());
+            files.map(|(kernel, _)| kernel)
+        }
+        _ => Some(Path::new("/boot").join(format!("vmlinuz-{}", layout.kernel))),
+    };
+    match kernel.map(|kernel| kernels::image(&kernel)) {
+        Some(Err(Unproven::No(why))) => Ok(Some(why.to_string())),
+        Some(Err(error)) => Err(trouble(error)),
+        Some(Ok(_)) | None => Ok(None),
+    }
 }
 
 /// The same, as a plan keeps it.
@@ -122,7 +161,12 @@ impl Loader {
             Way::Grub(one_shot) => one_shot.prepare_trial(deadline).map_err(trouble)?,
             Way::SystemdBoot(one_shot) => one_shot.prepare_trial(deadline).map_err(trouble)?,
         };
+        // Power that is lost until here boots the old system.
         prove(&trial)?;
+        match &self.way {
+            Way::Grub(one_shot) => one_shot.choose_trial(&trial).map_err(trouble)?,
+            Way::SystemdBoot(one_shot) => one_shot.choose_trial(&trial).map_err(trouble)?,
+        }
         if self.method == FallbackMethod::Kexec { load(&trial) } else { Ok(()) }
     }
 
@@ -182,6 +226,14 @@ impl Loader {
                 one_shot.arm_way_back(from, boot.as_deref(), clone).map_err(trouble)
             }
             (Way::Grub(_), _) => Ok(()),
+        }
+    }
+
+    /// What is about to be brought back reaches a boot volume without a journal as it is written. Repeatable.
+    pub(super) fn write_through(&self) -> Result<()> {
+        match &self.way {
+            Way::Grub(_) => Ok(()),
+            Way::SystemdBoot(one_shot) => one_shot.write_through_again().map_err(trouble),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Packages before the upgrade: what it will do, and everything that it needs, fetched before anything is changed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Result, trouble};
@@ -66,6 +67,7 @@ pub(super) fn download(
         user: None,
     };
     let prediction = ahead.facts.prediction;
+    delete_unnamed(&archives, &preview::archives(&ahead.private).map_err(trouble)?).map_err(trouble)?;
     preview::download(ahead.private, &settings, told).map_err(trouble)?;
     progress.line(&format!(
         "the upgrade will change {} packages, install {} and remove {}; their archives of {} bytes are here",
@@ -93,6 +95,29 @@ pub(super) fn shown(state: &apt::Progress) -> String {
     match &state.package {
         Some(package) => format!("{}: {} {package}", state.stage.name(), state.detail),
         None => format!("{}: {}", state.stage.name(), state.detail),
+    }
+}
+
+/// Deletes the packages that this plan does not name: those of an earlier plan would lie there for ever.
+fn delete_unnamed(archives: &Path, named: &BTreeSet<String>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(archives)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_package = Path::new(&name).extension().is_some_and(|extension| extension == "deb");
+        if is_package && !name.to_str().is_some_and(|name| named.contains(name)) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// After a run nobody needs them: a failure only leaves the disk as full.
+pub(super) fn drop_archives(places: &StateDirectory) {
+    match std::fs::remove_dir_all(archives(places)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the downloaded packages could not be deleted");
+        }
+        _ => {}
     }
 }
 
@@ -133,4 +158,22 @@ fn space(facts: &Prediction, archives: &Path) -> Result<Option<Finding>> {
 /// The size of everything that was downloaded.
 fn packed_bytes(archives: &Path) -> std::io::Result<u64> {
     std::fs::read_dir(archives)?.try_fold(0, |sum, entry| Ok(sum + entry?.metadata()?.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_of_an_earlier_plan_go() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("partial")).unwrap();
+        for name in ["a_1%3a2_amd64.deb", "a_1%3a1_amd64.deb", "lock"] {
+            std::fs::write(dir.path().join(name), "12345").unwrap();
+        }
+        delete_unnamed(dir.path(), &["a_1%3a2_amd64.deb".to_owned()].into()).unwrap();
+        let left = |name: &str| dir.path().join(name).exists();
+        assert!(left("a_1%3a2_amd64.deb") && left("lock") && left("partial"));
+        assert!(!left("a_1%3a1_amd64.deb"));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Result, boot_set, trouble};
+use super::{Result, boot_set, packages, trouble};
 use crate::driver::Trouble;
 use crate::evidence::RunId;
 use crate::journal::{Frame, Journal};
@@ -76,6 +76,16 @@ fn ends(frames: &[Frame]) -> BTreeMap<RunId, jiff::Timestamp> {
     ends
 }
 
+/// No run is under way that has fetched packages for itself.
+fn is_quiet(frames: &[Frame]) -> bool {
+    let last = frames.iter().rev().find_map(|frame| match &frame.entry {
+        Record::Planned { plan } => Some(&plan.run),
+        _ => None,
+    });
+    let ended = ends(frames);
+    last.is_none_or(|run| ended.contains_key(run))
+}
+
 /// Deletes what a run has left behind, and writes down that it can't be rolled back any more. The record comes first: a way
 /// back that is half deleted must not be offered.
 ///
@@ -92,6 +102,9 @@ pub fn prune(places: &StateDirectory, journal: &mut Journal, leftover: &Leftover
     for volume in &leftover.volumes {
         top.delete(&volume.name, volume.uuid)
             .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;
+    }
+    if is_quiet(journal.frames()) {
+        packages::drop_archives(places);
     }
     Ok(())
 }

@@ -50,6 +50,9 @@ fn bring_back(machine: &Machine, plan: &Plan) -> Result<RestoredFacts> {
         machine.progress.line(&format!("what goes back of /boot could not be counted: {trouble}"));
     }
     root.restore().map_err(trouble)?;
+    if let Some(loader) = &loader {
+        loader.write_through()?;
+    }
     let members = set.map_or_else(|| Ok(Vec::new()), |set| boot_set::restore(machine, plan, &set))?;
     if let Some(loader) = &loader {
         loader.clean_up()?;

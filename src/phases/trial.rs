@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::loader::Loader;
-use super::{Machine, Result, boot, deadline, trouble};
+use super::{Machine, Result, boot, deadline, packages, trouble};
 use crate::boot::deadman;
 use crate::boot::named_root::NamedRoot;
 use crate::evidence::{BootFacts, CommitRule, Plan};
@@ -60,5 +60,6 @@ pub(super) fn settle(machine: &Machine, plan: &Plan) -> Result<()> {
         loader.settle(&root)?;
     }
     root.disarm().map_err(trouble)?;
+    packages::drop_archives(&machine.places);
     stand_down()
 }

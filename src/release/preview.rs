@@ -1,6 +1,7 @@
 //! Looks ahead without touching the system: an apt of its own with the target's sources says what would happen, and
 //! downloads everything that the upgrade will need.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -106,6 +107,16 @@ fn simulate(private: &PrivateApt) -> Result<String, ExecError> {
 fn only_about_the_order(stderr: &str) -> bool {
     let mut errors = stderr.lines().filter(|line| line.starts_with("E: ")).peekable();
     errors.peek().is_some() && errors.all(|line| line.starts_with("E: Conf Broken "))
+}
+
+/// The file names of everything that was predicted, whether it is downloaded already or not.
+///
+/// # Errors
+/// When apt does not answer.
+pub fn archives(private: &PrivateApt) -> Result<BTreeSet<String>, PreviewError> {
+    // The private apt has no archives of its own, so all of them are missing there.
+    let text = private.ask("apt-get", Lists::Own, &["--print-uris", "-qq", "-y", "full-upgrade"])?;
+    Ok(simulation::parse_uris(&text).into_iter().map(|fetch| fetch.file).collect())
 }
 
 /// Downloads everything that was predicted into the archives directory of `settings`, and sees to it that nothing is missing.

@@ -1,9 +1,20 @@
-//! An apt of our own beside the machine's: other sources, the same packages, keys, proxies and pins. It runs as apt's unprivileged
-//! user in a directory that is gone afterwards, so that nothing of the machine's can change by it.
+//! An apt of our own beside the machine's: other sources, the same packages, keys, proxies and pins, in a directory that is gone
+//! afterwards, so that nothing of the machine's can change by it.
+//!
+//! Lists are fetched as apt itself does it: apt's unprivileged user downloads and looks at signatures, root puts what is good in its
+//! place. Questions are asked as that user, with a group that nobody else is in. It writes to its caches and nothing else: the
+//! configuration, the lists and the logs are root's, so that nothing that it could have written is ever believed by root.
+//!
+//! ```text
+//!   apt.conf  etc/  status   root's; readable to apt's user
+//!   state/lists              root's, but for what apt downloads into (partial)
+//!   log/  root/              root's: logs, and the cache of what runs as root
+//!   cache/  and scratch      apt's user's
+//! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +35,10 @@ const PREFIX: &str = "safe-upgrade-apt-";
 /// The user that apt itself downloads as.
 const APT_USER: &str = "_apt";
 
+/// Numbers that neither Debian nor systemd gives to a group: Debian's policy reserves 65000 to 65533, and systemd's dynamic users end
+/// at 65519.
+const FREE_GROUPS: std::ops::RangeInclusive<u32> = 65_520..=65_533;
+
 /// How silent apt may be while it fetches lists.
 const SILENCE: Span = Span::seconds(300);
 
@@ -41,6 +56,7 @@ pub struct PrivateApt {
     place: TempDir,
     /// Locked as long as the directory is in use; closed after it is gone.
     _claim: File,
+    /// Who asks, with a group of its own; `None` when this process is not root.
     user: Option<User>,
     /// Where lists are kept from one time to the next; closed to everybody else.
     kept: Option<PathBuf>,
@@ -66,7 +82,7 @@ impl PrivateApt {
         let at_place = |source| PreviewError::Prepare { path: PLACE.into(), source };
         let place = tempfile::Builder::new()
             .prefix(PREFIX)
-            .permissions(fs::Permissions::from_mode(0o700))
+            .permissions(fs::Permissions::from_mode(0o711))
             .tempdir_in(PLACE)
             .map_err(at_place)?;
         let claim = File::open(place.path()).map_err(at_place)?;
@@ -74,7 +90,6 @@ impl PrivateApt {
         let user = if rustix::process::geteuid().is_root() { Some(apt_user()?) } else { None };
         let private = Self { place, _claim: claim, user, kept: kept.map(|kept| kept.join("lists")) };
         private.fill()?;
-        private.hand_over(private.path())?;
         Ok(private)
     }
 
@@ -94,14 +109,14 @@ impl PrivateApt {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(PreviewError::Prepare { path: parts, source });
             }
-            _ => make_directory(&parts)?,
+            _ => make_directory(&parts, 0o755)?,
         }
         for (number, entry) in entries.into_iter().enumerate() {
             let form = if entry.is_stanza() { "sources" } else { "list" };
             // Closed to others, because a URI may hold a password.
-            write(&parts.join(format!("{number:03}.{form}")), entry.text.as_bytes(), 0o400)?;
+            self.write(&parts.join(format!("{number:03}.{form}")), entry.text.as_bytes())?;
         }
-        self.hand_over(&parts)
+        Ok(())
     }
 
     /// Adds a piece of configuration, read after all others but the last.
@@ -110,8 +125,19 @@ impl PrivateApt {
     /// Names the file that could not be written.
     pub fn configure(&self, name: &str, text: &str) -> Result<(), PreviewError> {
         let path = self.path().join("etc/parts").join(format!("zzy-{name}"));
-        write(&path, text.as_bytes(), 0o600)?;
-        self.hand_over(&path)
+        self.write(&path, text.as_bytes())
+    }
+
+    /// Where a log of this name lies while it lasts: only root writes there.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.path().join("log").join(name)
+    }
+
+    /// The lists that were fetched.
+    #[must_use]
+    pub fn lists(&self) -> PathBuf {
+        self.path().join("state/lists")
     }
 
     /// A directory in it that its user may write to.
@@ -120,8 +146,7 @@ impl PrivateApt {
     /// Names what could not be made.
     pub fn scratch(&self, name: &str) -> Result<PathBuf, PreviewError> {
         let path = self.path().join(name);
-        make_directory(&path)?;
-        self.hand_over(&path)?;
+        self.make_writable(&path)?;
         Ok(path)
     }
 
@@ -130,20 +155,31 @@ impl PrivateApt {
     /// # Errors
     /// When apt could not be run; a repository that fails is an outcome.
     pub fn update(&self, log: &Path, progress: &dyn Fn(Progress)) -> Result<StageOutcome, PreviewError> {
-        let archives = self.path().join("cache/archives");
+        let archives = self.path().join("root/archives");
         let settings = AptSettings {
             log,
             archives: &archives,
             silence: SILENCE,
             lock_wait: Span::seconds(1),
             stop: None,
-            user: self.user,
+            user: None,
         };
         let configuration = self.configuration().display().to_string();
         let environment = [("APT_CONFIG", configuration.as_str())];
         let stage = Stage::PreviewUpdate;
-        let words: Vec<&str> = IMPATIENT.into_iter().chain(["update"]).collect();
-        Ok(apt::apt_get(stage, &words, &environment, &settings, progress)?)
+        let own = self.as_root();
+        let words: Vec<&str> = own.iter().map(String::as_str).chain(IMPATIENT).chain(["update"]).collect();
+        let outcome = apt::apt_get(stage, &words, &environment, &settings, progress)?;
+        let lists = self.lists();
+        for entry in fs::read_dir(&lists).map_err(prepare(&lists))? {
+            let entry = entry.map_err(prepare(&lists))?;
+            if entry.file_type().map_err(prepare(&entry.path()))?.is_file() {
+                // Who asks must read them whatever the umask is.
+                let mode = fs::Permissions::from_mode(0o644);
+                fs::set_permissions(entry.path(), mode).map_err(prepare(&entry.path()))?;
+            }
+        }
+        Ok(outcome)
     }
 
     /// A tool of apt's, about to be asked something.
@@ -177,8 +213,8 @@ impl PrivateApt {
         self.exec(tool, lists)?.args(words).text()
     }
 
-    /// Runs a stage as root, for a download into a directory that is closed to others. The private directory is closed to apt's
-    /// user first, so this is the last that is done with it.
+    /// Runs a stage as root, for a download into a directory that is closed to others, by configuration and lists to which nobody
+    /// but root could write, and without the caches.
     ///
     /// # Errors
     /// When it could not be run.
@@ -189,20 +225,23 @@ impl PrivateApt {
         settings: &AptSettings<'_>,
         progress: &dyn Fn(Progress),
     ) -> Result<(StageOutcome, String), PreviewError> {
-        if self.user.is_some() {
-            chown(self.path(), Some(0), Some(0)).map_err(prepare(self.path()))?;
-        }
         let configuration = self.configuration();
         let shown = configuration.display().to_string();
         let environment = [("APT_CONFIG", shown.as_str())];
-        let words: Vec<&str> = ["-o", "APT::Sandbox::User=root"].iter().chain(words).copied().collect();
+        let own = self.as_root();
+        // The directory of the archives is closed to apt's user.
+        let sandbox = ["-o", "APT::Sandbox::User=root"];
+        let words: Vec<&str> =
+            own.iter().map(String::as_str).chain(sandbox).chain(words.iter().copied()).collect();
         let outcome = apt::apt_get(stage, &words, &environment, settings, progress)?;
         if !outcome.well() {
             return Ok((outcome, String::new()));
         }
         let missing = Exec::new("apt-get")?
             .args(apt::options(settings))
-            .args(["-o", "APT::Sandbox::User=root", "--print-uris", "-qq", "-y", "full-upgrade"])
+            .args(&own)
+            .args(sandbox)
+            .args(["--print-uris", "-qq", "-y", "full-upgrade"])
             .env("APT_CONFIG", &configuration)
             .text()?;
         Ok((outcome, missing))
@@ -222,7 +261,7 @@ impl PrivateApt {
             }
         }
         durable::private_directory(&fresh)?;
-        copy_lists(&self.path().join("state/lists"), &fresh)?;
+        copy_lists(&self.lists(), &fresh)?;
         durable::sync_filesystem(&fresh)?;
         fs::rename(&fresh, kept).map_err(prepare(kept))
     }
@@ -231,46 +270,95 @@ impl PrivateApt {
         self.path().join("apt.conf")
     }
 
+    /// What apt-get needs besides when it runs as root: no cache that apt's user may have written is believed.
+    fn as_root(&self) -> Vec<String> {
+        let own = self.path().join("root");
+        ["Dir::Cache::pkgcache=".to_owned(), "Dir::Cache::srcpkgcache=".to_owned()]
+            .into_iter()
+            .chain([format!("Dir::Cache={}", own.display()), format!("Dir::Log={}", own.display())])
+            .flat_map(|option| ["-o".to_owned(), option])
+            .collect()
+    }
+
     fn fill(&self) -> Result<(), PreviewError> {
         let at = |name: &str| self.path().join(name);
-        for name in [
-            "state/lists/partial",
-            "cache/archives/partial",
-            "log",
-            "etc/parts",
-            "etc/preferences.d",
-            "etc/auth.conf.d",
-        ] {
-            make_directory(&at(name))?;
+        // Also those on the way, with their modes, whatever the umask is.
+        for name in ["state", "state/lists", "etc", "etc/parts", "etc/preferences.d", "etc/auth.conf.d"] {
+            make_directory(&at(name), 0o755)?;
         }
-        copy(Path::new("/var/lib/dpkg/status"), &at("status"), 0o600)?;
-        copy_if_any(Path::new("/var/lib/apt/extended_states"), &at("state/extended_states"), 0o600)?;
-        copy_if_any(Path::new("/etc/apt/preferences"), &at("etc/preferences"), 0o600)?;
-        copy_files(Path::new("/etc/apt/preferences.d"), &at("etc/preferences.d"), 0o600)?;
-        copy_if_any(Path::new("/etc/apt/auth.conf"), &at("etc/auth.conf"), 0o400)?;
-        copy_files(Path::new("/etc/apt/auth.conf.d"), &at("etc/auth.conf.d"), 0o400)?;
-        copy_files(Path::new("/etc/apt/apt.conf.d"), &at("etc/parts"), 0o600)?;
-        copy_if_any(Path::new("/etc/apt/apt.conf"), &at("etc/parts/zz-main.conf"), 0o600)?;
+        for name in ["log", "root", "root/archives", "root/archives/partial", "state/lists/partial"] {
+            make_directory(&at(name), 0o700)?;
+        }
+        self.copy(Path::new("/var/lib/dpkg/status"), &at("status"))?;
+        self.copy_if_any(Path::new("/var/lib/apt/extended_states"), &at("etc/extended_states"))?;
+        self.copy_if_any(Path::new("/etc/apt/preferences"), &at("etc/preferences"))?;
+        self.copy_files(Path::new("/etc/apt/preferences.d"), &at("etc/preferences.d"))?;
+        self.copy_if_any(Path::new("/etc/apt/auth.conf"), &at("etc/auth.conf"))?;
+        self.copy_files(Path::new("/etc/apt/auth.conf.d"), &at("etc/auth.conf.d"))?;
+        self.copy_files(Path::new("/etc/apt/apt.conf.d"), &at("etc/parts"))?;
+        self.copy_if_any(Path::new("/etc/apt/apt.conf"), &at("etc/parts/zz-main.conf"))?;
         let directories = directories_text(self.path());
-        write(&at("apt.conf"), directories.as_bytes(), 0o600)?;
+        self.write(&at("apt.conf"), directories.as_bytes())?;
         // Read last too: the machine's own drop-ins must not lead out of here.
         let last = format!("{directories}{OURS}");
-        write(&at("etc/parts/zzz-safe-upgrade.conf"), last.as_bytes(), 0o600)?;
+        self.write(&at("etc/parts/zzz-safe-upgrade.conf"), last.as_bytes())?;
         if let Some(kept) = self.kept.as_deref().filter(|kept| kept.is_dir()) {
-            copy_lists(kept, &at("state/lists"))?;
+            copy_lists(kept, &self.lists())?;
+        }
+        // Given away from the inside to the outside: nobody else can write above what is still ours.
+        for name in ["cache/archives/partial", "cache/archives", "cache/log", "cache"] {
+            self.make_writable(&at(name))?;
         }
         Ok(())
     }
 
-    /// Gives everything below a directory to apt's user.
-    fn hand_over(&self, directory: &Path) -> Result<(), PreviewError> {
-        let Some(user) = self.user else { return Ok(()) };
-        for entry in walkdir::WalkDir::new(directory) {
-            let entry = entry.map_err(|error| prepare(directory)(error.into()))?;
-            std::os::unix::fs::lchown(entry.path(), Some(user.uid), Some(user.gid))
-                .map_err(prepare(entry.path()))?;
+    /// A directory that belongs to apt's user, in one that does not yet.
+    fn make_writable(&self, path: &Path) -> Result<(), PreviewError> {
+        make_directory(path, 0o700)?;
+        match self.user {
+            Some(user) => lchown(path, Some(user.uid), Some(user.gid)).map_err(prepare(path)),
+            None => Ok(()),
+        }
+    }
+
+    fn copy_files(&self, from: &Path, to: &Path) -> Result<(), PreviewError> {
+        let entries = match fs::read_dir(from) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(prepare(from))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(prepare(from))?.path();
+            if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+                self.copy(&path, &to.join(name))?;
+            }
         }
         Ok(())
+    }
+
+    fn copy_if_any(&self, from: &Path, to: &Path) -> Result<(), PreviewError> {
+        if from.exists() { self.copy(from, to) } else { Ok(()) }
+    }
+
+    /// What everybody may read stays so: apt's helpers run as apt's user with its usual group.
+    fn copy(&self, from: &Path, to: &Path) -> Result<(), PreviewError> {
+        let open = fs::metadata(from).map_err(prepare(from))?.mode() & 0o004 != 0;
+        self.write_for(to, &fs::read(from).map_err(prepare(from))?, if open { 0o644 } else { 0o640 })
+    }
+
+    /// A file of root's that apt's user can read. A URI or a proxy may hold a password.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), PreviewError> {
+        self.write_for(path, bytes, 0o640)
+    }
+
+    /// Nothing here has to survive a power cut.
+    fn write_for(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), PreviewError> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut file = file.map_err(prepare(path))?;
+        let group = self.user.map_or(Ok(()), |user| fchown(&file, None, Some(user.gid)));
+        group
+            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(mode)))
+            .and_then(|()| io::Write::write_all(&mut file, bytes))
+            .map_err(prepare(path))
     }
 }
 
@@ -279,11 +367,11 @@ fn directories_text(directory: &Path) -> String {
         ("Dir::State", "state"),
         ("Dir::State::lists", "state/lists"),
         ("Dir::State::status", "status"),
-        ("Dir::State::extended_states", "state/extended_states"),
+        ("Dir::State::extended_states", "etc/extended_states"),
         ("Dir::Cache", "cache"),
         ("Dir::Cache::archives", "cache/archives"),
         ("Dir::Cache::pkgcache", "cache/pkgcache.bin"),
-        ("Dir::Log", "log"),
+        ("Dir::Log", "cache/log"),
         ("Dir::Etc::sourcelist", "etc/no-sources.list"),
         ("Dir::Etc::sourceparts", "etc/sources.list.d"),
         ("Dir::Etc::preferences", "etc/preferences"),
@@ -313,7 +401,24 @@ const OURS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-In
 fn apt_user() -> Result<User, PreviewError> {
     let path = Path::new("/etc/passwd");
     let text = fs::read_to_string(path).map_err(prepare(path))?;
-    parse_user(&text, APT_USER).ok_or(PreviewError::NoUser)
+    let user = parse_user(&text, APT_USER).ok_or(PreviewError::NoUser)?;
+    let path = Path::new("/etc/group");
+    let groups = fs::read_to_string(path).map_err(prepare(path))?;
+    // apt's user shares its usual group with others, who must not read passwords here.
+    let gid = free_group(&[&text, &groups]).ok_or(PreviewError::NoUser)?;
+    Ok(User { gid, ..user })
+}
+
+/// A group's number that is in none of the texts of passwd(5) and group(5).
+fn free_group(texts: &[&str]) -> Option<u32> {
+    let taken = |gid: u32| {
+        let gid = gid.to_string();
+        texts
+            .iter()
+            .flat_map(|text| text.lines())
+            .any(|line| line.split(':').skip(2).take(2).any(|x| x == gid))
+    };
+    FREE_GROUPS.rev().find(|&gid| !taken(gid))
 }
 
 /// Finds a user in the text of passwd(5).
@@ -332,7 +437,12 @@ fn remove_left_behind(place: &Path) {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let Some(facts) = entry.metadata().ok().filter(|facts| ours && facts.is_dir()) else { continue };
         let age = facts.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-        let Ok(directory) = File::open(entry.path()) else { continue };
+        // Anybody may make directories here.
+        let own = facts.uid() == rustix::process::geteuid().as_raw();
+        let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::NONBLOCK;
+        let opened =
+            OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(entry.path());
+        let Some(directory) = opened.ok().filter(|_| own) else { continue };
         if age.is_some_and(|age| age > YOUNG)
             && flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
@@ -346,7 +456,7 @@ fn copy_lists(from: &Path, to: &Path) -> Result<(), PreviewError> {
     for entry in fs::read_dir(from).map_err(prepare(from))? {
         let path = entry.map_err(prepare(from))?.path();
         let Some(name) = path.file_name().filter(|name| *name != "lock") else { continue };
-        // Never through a link: the directory belongs to apt's user.
+        // Lists are plain files: nothing else is opened, nor waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(&path);
         let Ok(mut source) = opened else { continue };
@@ -357,41 +467,16 @@ fn copy_lists(from: &Path, to: &Path) -> Result<(), PreviewError> {
         let target = to.join(name);
         let mut copy = File::create(&target).map_err(prepare(&target))?;
         io::copy(&mut source, &mut copy).map_err(prepare(&target))?;
+        copy.set_permissions(fs::Permissions::from_mode(0o644)).map_err(prepare(&target))?;
         copy.set_modified(facts.modified().map_err(prepare(&path))?).map_err(prepare(&target))?;
     }
     Ok(())
 }
 
-fn copy_files(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(prepare(from))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(prepare(from))?.path();
-        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
-            copy(&path, &to.join(name), mode)?;
-        }
-    }
-    Ok(())
-}
-
-fn copy_if_any(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
-    if from.exists() { copy(from, to, mode) } else { Ok(()) }
-}
-
-fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), PreviewError> {
-    write(to, &fs::read(from).map_err(prepare(from))?, mode)
-}
-
-/// Nothing here has to survive a power cut.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PreviewError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| io::Write::write_all(&mut file, bytes)).map_err(prepare(path))
-}
-
-fn make_directory(path: &Path) -> Result<(), PreviewError> {
-    fs::create_dir_all(path).map_err(prepare(path))
+fn make_directory(path: &Path, mode: u32) -> Result<(), PreviewError> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .map_err(prepare(path))
 }
 
 fn prepare(path: &Path) -> impl FnOnce(io::Error) -> PreviewError + use<> {
@@ -400,33 +485,5 @@ fn prepare(path: &Path) -> impl FnOnce(io::Error) -> PreviewError + use<> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_user() {
-        let text = "root:x:0:0:root:/root:/bin/bash\n_apt2:x:9:9::/:/x\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n";
-        assert_eq!(parse_user(text, "_apt"), Some(User { uid: 42, gid: 65_534 }));
-        assert_eq!(parse_user("root:x:0:0\n", "_apt"), None);
-    }
-
-    #[test]
-    fn nothing_is_left_behind() {
-        if !Path::new("/var/lib/dpkg/status").exists() {
-            println!("skipped: needs dpkg");
-            return;
-        }
-        let kept = tempfile::tempdir().unwrap();
-        let private = PrivateApt::open(Some(kept.path())).unwrap();
-        let path = private.path().to_owned();
-        fs::write(path.join("state/lists/x_InRelease"), "x").unwrap();
-        std::os::unix::fs::symlink("/etc/shadow", path.join("state/lists/y_InRelease")).unwrap();
-        private.keep_lists().unwrap();
-        drop(private);
-        assert!(!path.exists());
-        let names: Vec<_> = fs::read_dir(kept.path().join("lists")).unwrap().collect();
-        assert_eq!(names.len(), 1, "{names:?}");
-        let again = PrivateApt::open(Some(kept.path())).unwrap();
-        assert_eq!(fs::read(again.path().join("state/lists/x_InRelease")).unwrap(), b"x");
-    }
-}
+#[path = "private_apt_tests.rs"]
+mod tests;

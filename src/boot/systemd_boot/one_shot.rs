@@ -103,14 +103,16 @@ impl LoaderOneShot {
         }))
     }
 
-    /// Makes the upgraded root the one that is tried at the next reset, once: with the kernel and the initial RAM disks of the entry that
-    /// would be the default without us. `reset_after` is when the dead man resets a trial that nobody ended, in seconds from
-    /// the start of its initial RAM disk.
+    /// Describes the trial, with the kernel and the initial RAM disks of the entry that would be the default without us; nothing
+    /// boots it until [`LoaderOneShot::choose_trial`]. `reset_after` is when the dead man resets a trial that nobody ended, in
+    /// seconds from the start of its initial RAM disk.
     ///
     /// # Errors
     /// As [`LoaderOneShot::arm`]. The next boot is the old system then.
     pub fn prepare_trial(&self, reset_after: u32) -> Result<Trial> {
         let record = self.armed()?;
+        // An earlier try may have come to its choice.
+        self.disarm_trial()?;
         record.verify_kept()?;
         let mut record = self.write_through(record)?;
         let next = self.next_default(&record)?;
@@ -142,9 +144,17 @@ impl LoaderOneShot {
         }
         record.trial = Some(entry);
         record.write(&self.run_directory)?;
-        self.choose(&record)?;
-        record::write_trial(&self.run_directory, &trial)?;
         Ok(trial)
+    }
+
+    /// Makes the upgraded root the one that is tried at the next reset, once. To be called when [`LoaderOneShot::prepare_trial`]'s
+    /// kernel has been proven.
+    ///
+    /// # Errors
+    /// As [`LoaderOneShot::prepare_trial`].
+    pub fn choose_trial(&self, trial: &Trial) -> Result<()> {
+        self.choose(&self.armed()?)?;
+        Ok(record::write_trial(&self.run_directory, trial)?)
     }
 
     /// The same once more, of a trial that was prepared before: only the choice is made again.
@@ -267,8 +277,13 @@ impl LoaderOneShot {
     }
 
     /// Mounts written behind since the volumes were made to be written through are again, and remembered for the clean-up.
-    fn write_through(&self, record: Record) -> Result<Record> {
+    pub(super) fn write_through(&self, record: Record) -> Result<Record> {
         let anew = self.places.write_through()?;
+        self.made_sync(record, anew)
+    }
+
+    /// Remembers volumes for the clean-up.
+    pub(super) fn made_sync(&self, record: Record, anew: Vec<PathBuf>) -> Result<Record> {
         let fresh: Vec<PathBuf> =
             anew.into_iter().filter(|volume| !record.made_sync.contains(volume)).collect();
         if fresh.is_empty() {
@@ -323,6 +338,14 @@ impl LoaderOneShot {
 
     /// What boots by default when everything of ours is gone.
     fn next_default(&self, record: &Record) -> Result<Entry> {
+        if let Some(image) = self.places.unified()?.first() {
+            // The upgrade may have brought it. Its place among the entries, and what it boots, is written inside of it.
+            let entry = image.display().to_string();
+            let why =
+                "it is a unified kernel image, which safe-upgrade does not understand, and may come first"
+                    .into();
+            return Err(SystemdBootError::WrongDefault { entry, why });
+        }
         let entries: Vec<Entry> =
             self.places.entries()?.into_iter().filter(|entry| !entry.is_ours()).collect();
         let mut pins = self.places.pins()?;

@@ -114,6 +114,14 @@ impl Drop for Mounted {
 }
 
 /// While armed the ESP is written through: one that somebody has mounted anew is told, and the next step mends it.
+/// Prepares and chooses; in between nothing is chosen.
+fn prepared(trial: &LoaderOneShot) -> std::result::Result<Trial, SystemdBootError> {
+    let found = trial.prepare_trial(900)?;
+    assert!(!trial.is_ready()?, "it is chosen before it is proven");
+    trial.choose_trial(&found)?;
+    Ok(found)
+}
+
 #[test]
 fn an_esp_that_is_written_behind_again_is_a_fault() {
     let Some(machine) = Machine::new() else { return };
@@ -127,7 +135,7 @@ fn an_esp_that_is_written_behind_again_is_a_fault() {
         let fault = trial.fault().unwrap().unwrap();
         assert!(fault.contains("esp was mounted anew without the option sync"), "{fault}");
         if again {
-            trial.prepare_trial(900).unwrap();
+            prepared(&trial).unwrap();
             trial.disarm_trial().unwrap();
         } else {
             trial.arm(OLD, 300).unwrap();
@@ -160,7 +168,7 @@ fn the_old_system_is_the_default_until_the_end() {
     assert_eq!(machine.reset().file, OURS, "a new kernel is not the default");
 
     for _ in 0..2 {
-        let found = trial.prepare_trial(900).unwrap();
+        let found = prepared(&trial).unwrap();
         assert_eq!(found.kernel, machine.path("esp").join(TOKEN).join(NEW).join("linux"));
         assert_eq!(found.initrds[1], machine.path("esp/safe-upgrade/deadman.cpio"));
         assert!(found.command_line.contains("rootflags=subvol=@safe-upgrade-r1-root quiet"), "{found:?}");
@@ -212,7 +220,7 @@ fn each_half_of_a_step_boots_the_old_system() {
     machine.kernel_install("esp", NEW, "subvol=@");
     assert_eq!(machine.reset().file, OURS);
     // The trial: its files, its entry, and only then the choice.
-    trial.prepare_trial(900).unwrap();
+    prepared(&trial).unwrap();
     trial.places.variables.unset(variables::ONE_SHOT).unwrap();
     assert_eq!(machine.reset().file, OURS);
     // The end: with one pin left the old system boots, with none the new one; the entries of ours are never the first.
@@ -242,10 +250,10 @@ fn what_is_kept_is_not_what_packages_change() {
     machine.places().variables.unset(variables::DEFAULT).unwrap();
     fs::write(machine.path("esp/loader/loader.conf"), "").unwrap();
     assert!(trial.fault().unwrap().is_some() && !trial.is_ready().unwrap());
-    trial.prepare_trial(900).unwrap();
+    prepared(&trial).unwrap();
     assert!(trial.is_ready().unwrap(), "the pin is put back first");
     fs::write(machine.path("esp/safe-upgrade/old-initrd-1"), "damaged").unwrap();
-    assert!(trial.fault().is_err() && trial.prepare_trial(900).is_err());
+    assert!(trial.fault().is_err() && prepared(&trial).is_err());
 }
 
 #[test]
@@ -256,18 +264,18 @@ fn what_would_be_the_default_must_do() {
     trial.clean_up().unwrap();
     trial.arm(OLD, 300).unwrap();
     machine.kernel_install("esp", NEW, "subvol=@other");
-    assert!(matches!(trial.prepare_trial(900).unwrap_err(), SystemdBootError::WrongRoot { .. }));
+    assert!(matches!(prepared(&trial).unwrap_err(), SystemdBootError::WrongRoot { .. }));
     machine.kernel_install("esp", NEW, "subvol=@ safe_upgrade.trial=r0");
-    assert!(matches!(trial.prepare_trial(900).unwrap_err(), SystemdBootError::WrongDefault { .. }));
+    assert!(matches!(prepared(&trial).unwrap_err(), SystemdBootError::WrongDefault { .. }));
     machine.kernel_install("esp", NEW, "subvol=@");
     let initrd = machine.path("esp").join(TOKEN).join(NEW).join(format!("initrd.img-{NEW}"));
     fs::write(&initrd, "").unwrap();
-    assert!(trial.prepare_trial(900).is_err() && trial.prove_commit().is_err());
+    assert!(prepared(&trial).is_err() && trial.prove_commit().is_err());
     assert_eq!(machine.reset().file, OURS);
     fs::write(&initrd, NEW).unwrap();
     let line = machine.text("etc/kernel/cmdline");
     assert!(line.contains("rootflags=subvol=@ ") && !line.contains("safe_upgrade"), "{line}");
-    trial.prepare_trial(900).unwrap();
+    prepared(&trial).unwrap();
 }
 
 #[test]
@@ -354,7 +362,7 @@ fn without_sort_keys_a_boot_that_dies_is_no_default_either() {
     // Without the pin, the old system still comes before the trial.
     let trial = machine.trial();
     trial.arm(OLD, 300).unwrap();
-    trial.prepare_trial(900).unwrap();
+    prepared(&trial).unwrap();
     trial.disarm_trial().unwrap();
     fs::write(machine.path("esp/loader/loader.conf"), CONF).unwrap();
     assert_eq!(machine.reset().file, OURS);

@@ -21,12 +21,31 @@ impl LoaderOneShot {
         boot: Option<&Path>,
         subvolume: u64,
     ) -> Result<(), SystemdBootError> {
-        let record = match Record::read(&self.run_directory)? {
-            Some(record) if record.verify_kept().is_ok() => record,
+        // Before the first byte: a rollback may begin in a boot in which nobody has armed.
+        let before = Record::read(&self.run_directory)?;
+        let anew = self.places.write_through()?;
+        let record = match before {
+            Some(record) if record.verify_kept().is_ok() => self.made_sync(record, anew)?,
             // Never armed, or a try before this one has already taken the kept copies away with the rest.
-            _ => self.keep_from(esp, boot, subvolume)?,
+            before => {
+                let earlier = before.map(|record| record.made_sync).unwrap_or_default();
+                let record = self.keep_from(esp, boot, subvolume)?;
+                self.made_sync(record, [earlier, anew].concat())?
+            }
         };
         self.pin(&record)
+    }
+
+    /// What is brought back reaches the volumes as it is written: they may have been unmounted and mounted anew since
+    /// [`LoaderOneShot::arm_way_back`]. [`LoaderOneShot::clean_up`] takes it back.
+    ///
+    /// # Errors
+    /// When a volume can't be mounted so.
+    pub fn write_through_again(&self) -> Result<(), SystemdBootError> {
+        match Record::read(&self.run_directory)? {
+            Some(record) => self.write_through(record).map(drop),
+            None => self.places.write_through().map(drop),
+        }
     }
 
     fn keep_from(&self, esp: &Path, boot: Option<&Path>, subvolume: u64) -> Result<Record, SystemdBootError> {

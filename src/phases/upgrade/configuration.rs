@@ -74,7 +74,12 @@ impl Prepared {
     /// Asks the programs again.
     pub(super) fn refused_now(&self) -> Result<Vec<RefusedConfiguration>> {
         let news = syntax::news(&self.refused_before, syntax::look().map_err(trouble)?);
-        let told = |one: Refused| RefusedConfiguration { what: one.what, line: one.line, stops: one.stops };
+        let told = |one: Refused| RefusedConfiguration {
+            what: one.what,
+            line: one.line,
+            stops: one.stops,
+            unknown: one.unknown,
+        };
         Ok(news.into_iter().map(told).collect())
     }
 }
