@@ -17,7 +17,7 @@
 //! | [`verify`] | proving a copy of any kind | `backup`, `sources`, `manifest`, `system` |
 //! | [`scheduled`] | verification without anybody watching: what is due, what came out, metrics | `config`, `manifest`, `system` |
 //! | [`sources`] | copies of any kind, read as entries | `manifest`, `system` |
-//! | [`rehearsal`] | a disposable clone in a container | `backup`, `compat`, `conffiles`, `health`, `release`, `snapshot`, `system` |
+//! | [`rehearsal`] | a disposable clone in a container | `backup`, `boot`, `compat`, `conffiles`, `health`, `release`, `snapshot`, `system` |
 //! | [`conffiles`] | configuration files: what the upgrade will ask, what is answered, what it left | `finding`, `manifest`, `sources`, `system` |
 //! | [`inspect`] | the machine before an upgrade: what would make it fail, or would not be as before | `boot`, `snapshot`, `health`, `release`, `system` |
 //! | [`libraries`] | programs that no package brought, and libraries that the new release does not have | `sources`, `system` |

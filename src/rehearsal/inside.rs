@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{RehearsalError, Result};
+use crate::boot::frozen::Frozen;
 use crate::compat;
 use crate::conffiles::answers::Answers;
 use crate::conffiles::debconf::{self, Question};
@@ -223,6 +224,10 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
     let home = Path::new(HOME);
     let (log, archives, kept) = (home.join(APT_LOG), home.join(ARCHIVES), home.join("sources"));
     let Decided { decisions, unanswered, questions: before } = decide(task, &archives).map_err(&wrong)?;
+    // A run holds them off until commit; here there is no disk either that they could write to.
+    let installers =
+        Frozen { root: "/".into(), run: "rehearsal".into(), calls: home.join("grub-install.calls") };
+    installers.freeze().map_err(|error| wrong(crate::error::chain(&error)))?;
     let settings = UpgradeSettings {
         apt: AptSettings {
             log: &log,
