@@ -82,7 +82,7 @@ fn parse(text: &str) -> Option<String> {
         let value = quoted.map_or(value, |_| &value[1..]);
         Some(value.split([end, '\n']).next().unwrap_or_default().trim().to_owned())
     };
-    text.lines().filter_map(assigned).last()
+    text.lines().filter_map(assigned).next_back()
 }
 
 #[cfg(test)]

@@ -97,11 +97,11 @@ impl Verdict {
     /// promised that the first proof would refuse, after everything has been upgraded.
     #[must_use]
     pub fn without_proof(self, why: &str) -> Self {
-        if self.method == Method::ByName {
+        if self.level == GuaranteeLevel::C {
             return self;
         }
-        let lacking = format!("{}: {why}", title(self.method));
-        let better = self.better.into_iter().chain([lacking]).collect();
+        let lacking = (self.method != Method::ByName).then(|| format!("{}: {why}", title(self.method)));
+        let better = self.better.into_iter().chain(lacking).collect();
         let reason = format!("no kernel of this machine can be proven before it is tried: {why}");
         Self { better, remarks: self.remarks, ..by_name(GuaranteeLevel::C, &reason) }
     }

@@ -119,8 +119,11 @@ fn a_kernel_that_cannot_be_proven_promises_nothing() {
         "no kernel of this machine can be proven before it is tried: /boot/vmlinuz-1 is an arm64 image"
     );
     assert_eq!(verdict.better, ["a mark on the ESP: /boot/vmlinuz-1 is an arm64 image"]);
-    let mut machine = layout(UEFI);
-    machine.container = true;
+    let mut machine = layout(Firmware::Bios);
+    machine.kexec = Kexec::Impossible("no".into());
+    let by_name = judge(&machine).without_proof("x");
+    assert_eq!((by_name.level, &by_name.better), (GuaranteeLevel::C, &judge(&machine).better));
+    machine.loader = Loader::Other("extlinux");
     assert_eq!(judge(&machine).without_proof("x"), judge(&machine));
 }
 

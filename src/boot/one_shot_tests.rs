@@ -208,6 +208,30 @@ fn kexec_needs_nothing_from_the_menu_but_the_old_system_as_default() {
     assert!(!trial.is_ready().unwrap());
 }
 
+/// An operator's own first entry may boot anything, also what only GRUB knows; what counts is that there is one for the new root.
+#[test]
+fn an_operators_entry_before_the_distributions_stops_no_commit() {
+    let Some(machine) = Machine::new("inroot") else { return };
+    let path = format!("{}/tests/fixtures/boot/trixie-inroot-submenu.cfg", env!("CARGO_MANIFEST_DIR"));
+    for entry in [
+        "menuentry mine {\n linux /memtest\n}\n",
+        "menuentry mine {\n linux /vmlinuz-1 root=/dev/sdb1\n initrd /initrd-1\n}\n",
+        "menuentry mine {\n set iso=/x\n linux (loop)/k iso=$iso\n}\n",
+    ] {
+        fs::write(machine.path("mine.cfg"), entry).unwrap();
+        let mine = machine.path("mine.cfg").display().to_string();
+        machine.program("grub-mkconfig", &format!("exec cat {mine} {path} > \"$2\""));
+        let trial = machine.one_shot(machine.env_file(), BootPlace::InRoot);
+        trial.arm(&old()).unwrap();
+        prepared(&trial).unwrap();
+        trial.disarm_trial().unwrap();
+        trial.commit_menu().unwrap();
+        let committed = machine.text("new/boot/grub/grub.cfg");
+        assert!(committed.starts_with(entry) && committed.contains("subvol=@ "), "{committed}");
+        trial.clean_up().unwrap();
+    }
+}
+
 #[test]
 fn a_menu_for_another_root_is_never_tried() {
     let Some(machine) = Machine::new("inroot") else { return };

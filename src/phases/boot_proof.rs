@@ -217,3 +217,32 @@ fn keep(places: &StateDirectory, proof: &Proof) -> Result<()> {
 fn now() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_go_on_is_over_and_tried_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = StateDirectory::at(dir.path());
+        let proof = Proof {
+            version: Proof::VERSION,
+            id: "20261126T163000Z-4f2a".into(),
+            method: "a method of another version".into(),
+            kernel: "6.1.0-1-amd64".into(),
+            stage: Stage::Marked,
+            armed_in: "1".into(),
+            left: 1000,
+            marked_seconds: None,
+            return_seconds: None,
+            ended: None,
+        };
+        keep(&places, &proof).unwrap();
+        assert!(go_on(&places).unwrap_err().to_string().contains("method is not known"));
+        let over = last(&places).unwrap().unwrap();
+        assert!(matches!(&over.stage, Stage::Failed { why } if why.contains("not known")), "{over:?}");
+        assert!(over.ended.is_some());
+        assert!(!go_on(&places).unwrap(), "the next boot has nothing to go on with");
+    }
+}

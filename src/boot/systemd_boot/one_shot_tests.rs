@@ -113,7 +113,6 @@ impl Drop for Mounted {
     }
 }
 
-/// While armed the ESP is written through: one that somebody has mounted anew is told, and the next step mends it.
 /// Prepares and chooses; in between nothing is chosen.
 fn prepared(trial: &LoaderOneShot) -> std::result::Result<Trial, SystemdBootError> {
     let found = trial.prepare_trial(900)?;
@@ -122,6 +121,7 @@ fn prepared(trial: &LoaderOneShot) -> std::result::Result<Trial, SystemdBootErro
     Ok(found)
 }
 
+/// While armed the ESP is written through: one that somebody has mounted anew is told, and the next step mends it.
 #[test]
 fn an_esp_that_is_written_behind_again_is_a_fault() {
     let Some(machine) = Machine::new() else { return };
@@ -295,6 +295,46 @@ fn after_a_commit_the_old_kernel_comes_from_the_copy() {
     }
     trial.clean_up().unwrap();
     assert_eq!(machine.text("esp/loader/loader.conf"), CONF);
+}
+
+/// The way back begins in any boot: after a commit nobody has armed, and an ESP may have been mounted anew.
+#[test]
+fn the_way_back_writes_an_esp_through() {
+    let Some(machine) = Machine::new() else { return };
+    let Some(esp) = Mounted::at(machine.path("esp")) else { return };
+    machine.kernel_install("copy", OLD, "subvol=@");
+    machine.kernel_install("esp", NEW, "subvol=@");
+    let trial = machine.trial();
+    for _ in 0..2 {
+        trial.arm_way_back(&machine.path("copy"), None, 301).unwrap();
+        assert!(esp.is_sync());
+        esp.remount("remount,async");
+        trial.write_through_again().unwrap();
+        assert!(esp.is_sync());
+        // A second try, in another boot.
+        esp.remount("remount,async");
+    }
+    trial.write_through_again().unwrap();
+    trial.clean_up().unwrap();
+    assert!(!esp.is_sync(), "as it was before");
+    // One that was mounted so by its owner stays so.
+    esp.remount("remount,sync");
+    trial.arm_way_back(&machine.path("copy"), None, 301).unwrap();
+    trial.clean_up().unwrap();
+    assert!(esp.is_sync());
+}
+
+#[test]
+fn a_unified_image_that_the_upgrade_brings_is_seen() {
+    let Some(machine) = Machine::new() else { return };
+    let trial = machine.trial();
+    trial.arm(OLD, 300).unwrap();
+    fs::create_dir_all(machine.path("esp/EFI/Linux")).unwrap();
+    fs::write(machine.path("esp/EFI/Linux/new.efi"), "MZ").unwrap();
+    for error in [prepared(&trial).unwrap_err(), trial.prove_commit().unwrap_err()] {
+        assert!(error.to_string().contains("new.efi") && error.to_string().contains("unified"), "{error}");
+    }
+    assert_eq!(machine.reset().file, OURS);
 }
 
 #[test]
