@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::release::simulation::{self, SimulationError};
+use crate::release::simulation::{self, Simulation, SimulationError};
 use crate::system::exec::{Exec, ExecError};
 use crate::system::identity::{self, IdentityError, OsRelease};
 
@@ -13,7 +13,8 @@ pub struct CompletionFacts {
     pub os_release: OsRelease,
     /// What `dpkg --audit` says; nothing is good.
     pub audit: String,
-    /// What `apt-get check` says against; `None` is good.
+    /// What `apt-get check` says against; `None` is good. With a complaint nobody can say what would be upgraded: apt calculates
+    /// nothing on broken dependencies, and `pending` and `kept_back` are empty.
     pub check: Option<String>,
     /// Packages that are neither fully installed nor gone, with dpkg's words (`nginx: half-configured`).
     pub unfinished: Vec<String>,
@@ -65,13 +66,17 @@ pub fn completion_facts(root: &Path) -> Result<CompletionFacts, CompletionError>
         ])
         .text()?;
     let states = parse_states(&listed)?;
-    let simulated = simulation::parse_simulation(&apt_get(root)?.args(["-s", "full-upgrade"]).text()?)?;
+    let check = (!check.status.success()).then(|| both(&check.stdout, &check.stderr));
+    let simulated = match check {
+        None => simulation::parse_simulation(&apt_get(root)?.args(["-s", "full-upgrade"]).text()?)?,
+        Some(_) => Simulation::default(),
+    };
     let held = states.held;
     let free = |name: &String| !held.iter().any(|hold| same_package(hold, name));
     Ok(CompletionFacts {
         os_release,
         audit: both(&audit.stdout, &audit.stderr),
-        check: (!check.status.success()).then(|| both(&check.stdout, &check.stderr)),
+        check,
         unfinished: states.unfinished,
         pending: simulated.upgraded.into_iter().map(|change| change.package).filter(free).collect(),
         kept_back: simulated.kept_back.into_iter().filter(free).collect(),
