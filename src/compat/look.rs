@@ -53,7 +53,11 @@ pub fn look(
     let prediction = preview::predict(&private)?;
     let mut removals = removed(&private, &prediction, &packages, &automatic)?;
     add_uses(&mut removals, &mut unknown);
-    let local = if origins.is_empty() { Vec::new() } else { origins::local(&packages, &policies, hop.distribution()) };
+    let local = if origins.is_empty() {
+        Vec::new()
+    } else {
+        origins::local(&packages, &policies, hop.distribution())
+    };
     let services = services::read(root).unwrap_or_else(|error| {
         unknown.push(("which services have something on the disk", crate::error::chain(&error)));
         services::Services::default()

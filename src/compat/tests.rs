@@ -11,8 +11,8 @@ use super::{Facts, Prediction, findings, holds, stacks};
 use crate::finding::{Finding, Severity};
 use crate::release::hop::{Distribution, Hop};
 use crate::release::simulation;
-use crate::release::sources::{Finding as PlanFinding, Note, SourcesPlan};
 use crate::release::sources::entries::{Entry, entries};
+use crate::release::sources::{Finding as PlanFinding, Note, SourcesPlan};
 
 const PLAIN: &str = include_str!("../../tests/fixtures/release/simulate.txt");
 const SERVICES: &str = include_str!("../../tests/fixtures/release/simulate-services.txt");
@@ -206,7 +206,8 @@ fn whose_repository_it_is() {
     let origins = origins::parse_origins(
         "http://mirror.invalid/debian/\ttrixie\tDebian\nhttps://repo.invalid/apt/\ttrixie-pgdg\tapt.postgresql.org\n",
     );
-    let own: Vec<bool> = listed().iter().map(|entry| origins::is_own(entry, Distribution::Debian, &origins)).collect();
+    let own: Vec<bool> =
+        listed().iter().map(|entry| origins::is_own(entry, Distribution::Debian, &origins)).collect();
     assert_eq!(own, [true, false, false, false, true]);
 }
 

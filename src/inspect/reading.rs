@@ -227,7 +227,10 @@ mod tests {
             assert_eq!(seen(path), None, "{path}");
         }
         assert_eq!(unseen.len(), 6, "{unseen:?}");
-        assert!(unseen[0].starts_with("/h/pipe: it is no ordinary") && unseen[5].contains("1 MiB"), "{unseen:?}");
+        assert!(
+            unseen[0].starts_with("/h/pipe: it is no ordinary") && unseen[5].contains("1 MiB"),
+            "{unseen:?}"
+        );
         assert_eq!(made_up::ids(&[unseen_note(&unseen).unwrap()]), ["note home-files-not-seen"]);
         assert_eq!(unseen_note(&vec![String::new(); 30]).unwrap().evidence.len(), 21);
         assert_eq!(unseen_note(&[]), None);

@@ -28,7 +28,9 @@ pub(super) fn facts(root: &Path, homes_too: bool) -> Result<Facts, InspectError>
     let passwd = if homes_too { reading::text(root, "etc/passwd")? } else { None };
     for home in homes(&passwd.unwrap_or_default()) {
         let path = format!("{}/.pam_environment", home.trim_end_matches('/'));
-        if reading::of_user(root, &path, &mut unseen).is_some_and(|text| reading::settings(&text).next().is_some()) {
+        if reading::of_user(root, &path, &mut unseen)
+            .is_some_and(|text| reading::settings(&text).next().is_some())
+        {
             pam_environment.push(path);
         }
     }

@@ -178,4 +178,34 @@ mod tests {
         assert!(same_package("libc6:amd64", "libc6") && same_package("x:i386", "x:i386"));
         assert!(!same_package("x:amd64", "x:i386") && !same_package("xy", "x"));
     }
+
+    /// A real apt on a made-up root: both questions end with 100 there.
+    #[test]
+    fn broken_dependencies_are_a_fact() {
+        if ["apt-get", "dpkg", "dpkg-query"].iter().any(|tool| crate::system::exec::find_tool(tool).is_err())
+        {
+            println!("skipped: needs apt and dpkg");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let stanza = |name: &str, more: &str| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n{more}\
+                 Maintainer: x <x@mirror.invalid>\nDescription: x\n\n"
+            )
+        };
+        let status = dir.path().join("var/lib/dpkg/status");
+        for directory in ["etc/apt", "var/lib/dpkg", "var/lib/apt/lists", "var/cache/apt/archives"] {
+            std::fs::create_dir_all(dir.path().join(directory)).unwrap();
+        }
+        let release = "ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\n";
+        std::fs::write(dir.path().join("etc/os-release"), release).unwrap();
+        std::fs::write(&status, stanza("dpkg", "")).unwrap();
+        assert_eq!(completion_facts(dir.path()).unwrap().check, None);
+        std::fs::write(&status, stanza("dpkg", "") + &stanza("broken", "Depends: not-there\n")).unwrap();
+        let facts = completion_facts(dir.path()).unwrap();
+        let complaint = facts.check.unwrap();
+        assert!(complaint.contains("broken : Depends: not-there"), "{complaint}");
+        assert!(facts.pending.is_empty() && facts.kept_back.is_empty());
+    }
 }
