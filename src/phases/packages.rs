@@ -10,7 +10,7 @@ use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
 use crate::release::hop::{Distribution, Hop};
-use crate::release::prediction::{Foretold, Prediction};
+use crate::release::prediction::Foretold;
 use crate::release::preview;
 use crate::release::sources::{self, entries::Entry};
 use crate::release::ubuntu;
@@ -42,7 +42,12 @@ pub(super) fn look(
     // Without the state volume nothing is left behind, not even its directory.
     let directory = places.path().is_dir().then(|| places.apt());
     let ahead = compat::look(hop, &plan, directory.as_deref(), told).map_err(trouble)?;
-    let findings = compat::findings(&ahead.facts, hop);
+    let mut findings = compat::findings(&ahead.facts, hop);
+    let prediction = &ahead.facts.prediction;
+    if hop.distribution() == Distribution::Ubuntu {
+        findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
+    }
+    findings.extend(space(free_on_root()?, prediction.download_bytes, prediction.disk_bytes));
     Ok((ahead, findings))
 }
 
@@ -51,7 +56,6 @@ pub(super) fn look(
 pub(super) fn download(
     ahead: compat::Ahead,
     places: &StateDirectory,
-    hop: &Hop,
     progress: &Progress,
     told: &dyn Fn(apt::Progress),
 ) -> Result<(Vec<Finding>, Foretold)> {
@@ -76,11 +80,9 @@ pub(super) fn download(
         prediction.removed.len(),
         prediction.download_bytes
     ));
-    let mut findings = Vec::new();
-    if hop.distribution() == Distribution::Ubuntu {
-        findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
-    }
-    findings.extend(space(&prediction, &archives)?);
+    // Once more: the archives themselves may lie on the same disk.
+    let packed = packed_bytes(&archives).map_err(trouble)?;
+    let findings = space(free_on_root()?, packed, prediction.disk_bytes).into_iter().collect();
     Ok((findings, Foretold { prediction, before: compat::versions(ahead.facts.packages) }))
 }
 
@@ -139,20 +141,23 @@ pub(super) fn make_room(places: &StateDirectory) {
 /// How much larger packages are unpacked. Source: the 173 packages of a small bookworm server: 77 MiB packed, 290 MiB unpacked.
 const UNPACKED: u64 = 5;
 
-/// Predicts whether the root has room: nothing that the upgrade replaces is freed, because the snapshot keeps it.
-fn space(facts: &Prediction, archives: &Path) -> Result<Option<Finding>> {
+fn free_on_root() -> Result<u64> {
     let root = rustix::fs::statvfs("/").map_err(trouble)?;
-    let free = root.f_bavail.saturating_mul(root.f_frsize);
-    let packed = packed_bytes(archives).map_err(trouble)?;
-    let growth = facts.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
+    Ok(root.f_bavail.saturating_mul(root.f_frsize))
+}
+
+/// Predicts whether the root has room for packages of so many bytes, by which the system grows as apt says: nothing that the upgrade
+/// replaces is freed, because the snapshot keeps it.
+fn space(free: u64, packed: u64, growth: Option<i64>) -> Option<Finding> {
+    let growth = growth.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
     let needed = growth.max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
-    Ok((free < needed).then(|| {
+    (free < needed).then(|| {
         Finding::inhibitor(
             "space-on-root",
             format!("the root has {} MiB free; the upgrade needs about {} MiB.", free >> 20, needed >> 20),
             "make room on /, for instance with apt-get clean, or `safe-upgrade prune` for earlier runs",
         )
-    }))
+    })
 }
 
 /// The size of everything that was downloaded.
@@ -175,5 +180,20 @@ mod tests {
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("a_1%3a2_amd64.deb") && left("lock") && left("partial"));
         assert!(!left("a_1%3a1_amd64.deb"));
+    }
+
+    #[test]
+    fn room_for_what_was_foretold() {
+        let gib = 1 << 30;
+        assert_eq!(space(6 * gib, gib, None), None);
+        assert_eq!(space(6 * gib, gib, Some(-5)), None, "what it frees, the snapshot keeps");
+        let found = space(6 * gib - 1, gib, None).unwrap();
+        assert_eq!(
+            (found.id.as_str(), found.severity),
+            ("space-on-root", crate::finding::Severity::Inhibitor)
+        );
+        assert!(found.what.contains("6143 MiB free"), "{}", found.what);
+        assert!(space(6 * gib, 1, Some(7 << 30)).is_some());
+        assert_eq!(space(gib, 0, None), None);
     }
 }
