@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Result, trouble};
 use crate::compat;
+use crate::compat::origins::{Origins, is_own};
 use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
@@ -89,8 +90,17 @@ pub(super) fn download(
 /// The distribution's own repositories as the hop leaves them: those that this program knows to rewrite.
 pub(super) fn own_sources(hop: &Hop) -> Result<Vec<Entry>> {
     let plan = sources::plan_sources(Path::new("/"), hop).map_err(trouble)?;
-    let own = |entry: &Entry| entry.suites.iter().any(|suite| suite == hop.to().codename);
-    Ok(preview::target_entries(&plan).into_iter().filter(own).collect())
+    Ok(own_among(preview::target_entries(&plan), hop))
+}
+
+/// Others name their suites after releases too: they are left out, unless every address is unknown, as it is with a mirror of one's own.
+fn own_among(mut entries: Vec<Entry>, hop: &Hop) -> Vec<Entry> {
+    entries.retain(|entry| entry.suites.iter().any(|suite| suite == hop.to().codename));
+    let by_address = |entry: &Entry| is_own(entry, hop.distribution(), &Origins::new());
+    if entries.iter().any(by_address) {
+        entries.retain(by_address);
+    }
+    entries
 }
 
 pub(super) fn shown(state: &apt::Progress) -> String {
@@ -180,6 +190,22 @@ mod tests {
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("a_1%3a2_amd64.deb") && left("lock") && left("partial"));
         assert!(!left("a_1%3a1_amd64.deb"));
+    }
+
+    #[test]
+    fn whose_index_is_asked_for() {
+        let hop = Hop::between("noble", "resolute").unwrap();
+        let of = |lines: &str| -> Vec<String> {
+            let entries = sources::entries::entries(Path::new("/etc/apt/sources.list"), lines);
+            own_among(entries, &hop).into_iter().flat_map(|entry| entry.uris).collect()
+        };
+        let ppa = "deb https://ppa.invalid/owner/name/ubuntu resolute main\n";
+        let own = "deb http://mirror.invalid/ubuntu resolute main\n";
+        let elsewhere = "deb http://mirror.invalid/copy resolute main\n";
+        let old = "deb http://mirror.invalid/ubuntu noble main\n";
+        assert_eq!(of(&format!("{ppa}{own}{old}")), ["http://mirror.invalid/ubuntu"]);
+        assert_eq!(of(elsewhere), ["http://mirror.invalid/copy"]);
+        assert!(of(old).is_empty());
     }
 
     #[test]
