@@ -34,11 +34,14 @@ impl Pin {
     /// Whether it can keep a package from the new release.
     fn keeps_back(&self, hop: &Hop) -> bool {
         let priority: i64 = self.priority.parse().unwrap_or(1000);
-        let old = [hop.from().codename, hop.from().version, "oldstable", "stable", "oldoldstable"];
-        let word = |word: &str| old.contains(&word);
-        let names_old = self.pin.split(|one: char| !one.is_ascii_alphanumeric()).any(word);
-        let names_version = self.pin.trim_start().starts_with("version");
-        !(0..1000).contains(&priority) || names_old || names_version
+        let (kind, rest) = self.pin.split_once(char::is_whitespace).unwrap_or((&self.pin, ""));
+        let names_old = match kind.to_ascii_lowercase().as_str() {
+            "version" => true,
+            "release" => rest.split(',').any(|condition| names_release(condition, hop)),
+            // Where a package comes from says nothing of its release.
+            _ => false,
+        };
+        !(0..1000).contains(&priority) || names_old
     }
 
     fn covers(&self, package: &str) -> bool {
@@ -46,6 +49,33 @@ impl Pin {
             Some(start) => bare(package).starts_with(start),
             None => bare(pattern) == bare(package),
         })
+    }
+}
+
+/// Whether a condition of `Pin: release` names the release that is left: `n=bookworm`, `a=oldstable-security`, `v=24.04`, or such a
+/// value without a key.
+fn names_release(condition: &str, hop: &Hop) -> bool {
+    let (key, value) = condition.split_once('=').unwrap_or(("", condition));
+    let value = value.trim().trim_matches('"').trim_end_matches('*');
+    // `bookworm`, and its pockets.
+    let of =
+        |name: &str| value.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let by_name = || {
+        let aliases: &[&str] = match hop.distribution() {
+            Distribution::Debian => &["oldstable", "stable", "oldoldstable"],
+            Distribution::Ubuntu => &[],
+        };
+        of(hop.from().codename) || aliases.iter().any(|alias| of(alias))
+    };
+    let by_version = || {
+        let rest = value.strip_prefix(hop.from().version);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    match key.trim() {
+        "n" | "a" => by_name(),
+        "v" => by_version(),
+        "" => by_name() || by_version(),
+        _ => false,
     }
 }
 
@@ -208,6 +238,45 @@ mod tests {
         let hop = Hop::between("bookworm", "trixie").unwrap();
         assert!(pins[0].keeps_back(&hop) && !pins[1].keeps_back(&hop));
         assert!(pins[0].covers("nginx-common") && !pins[1].covers("docker"));
+    }
+
+    #[test]
+    fn what_a_pin_names() {
+        let debian = Hop::between("bookworm", "trixie").unwrap();
+        let ubuntu = Hop::between("noble", "resolute").unwrap();
+        let keeps = |pin: &str, hop: &Hop| {
+            let pin = Pin {
+                file: "/p".into(),
+                line: 1,
+                package: "*".into(),
+                pin: pin.into(),
+                priority: "500".into(),
+            };
+            pin.keeps_back(hop)
+        };
+        for pin in [
+            "release n=bookworm",
+            "release o=Debian, n=bookworm-security",
+            "release a=oldstable",
+            "release v=12.*",
+            "release l=Debian,v=12",
+            "release bookworm",
+            "version 1.2*",
+        ] {
+            assert!(keeps(pin, &debian), "{pin}");
+        }
+        for pin in [
+            "origin 10.12.0.5",
+            "origin mirror.stable.invalid",
+            "release o=stable",
+            "release n=trixie",
+            "release v=13",
+            "release a=bookworm2,c=12",
+        ] {
+            assert!(!keeps(pin, &debian), "{pin}");
+        }
+        assert!(keeps("release v=24.04", &ubuntu) && keeps("release a=noble-updates", &ubuntu));
+        assert!(!keeps("release a=stable", &ubuntu) && !keeps("release v=26.04", &ubuntu));
     }
 
     #[test]

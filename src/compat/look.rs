@@ -8,7 +8,7 @@ use super::removals::{self, Removal};
 use super::status::{self, Package};
 use super::{Error, Facts, holds, services, uses};
 use crate::release::apt::{Progress, Stage, StageOutcome};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::preview::{self, PreviewError};
 use crate::release::private_apt::{Lists, PrivateApt};
 use crate::release::sources::entries::{Entry, shown};
@@ -29,7 +29,7 @@ pub struct Ahead {
 /// its own under `/var/tmp` is gone again when the result is dropped.
 ///
 /// # Errors
-/// When Debian's own repositories do not answer, or dpkg's record cannot be read. Everything else that could not be found out is
+/// When the distribution's own repositories do not answer, or dpkg's record cannot be read. Everything else that could not be found out is
 /// listed in the facts.
 pub fn look(
     hop: &Hop,
@@ -53,7 +53,11 @@ pub fn look(
     let prediction = preview::predict(&private)?;
     let mut removals = removed(&private, &prediction, &packages, &automatic)?;
     add_uses(&mut removals, &mut unknown);
-    let local = if origins.is_empty() { Vec::new() } else { origins::local(&packages, &policies) };
+    let local = if origins.is_empty() {
+        Vec::new()
+    } else {
+        origins::local(&packages, &policies, hop.distribution())
+    };
     let services = services::read(root).unwrap_or_else(|error| {
         unknown.push(("which services have something on the disk", crate::error::chain(&error)));
         services::Services::default()
@@ -115,18 +119,20 @@ fn probe(
     let planned = preview::target_entries(probe.plan);
     let questions = questions(probe, &planned);
     let others = |entry: &Entry| questions.iter().any(|one| one.planned.as_ref() == Some(entry));
-    let debian: Vec<&Entry> = planned.iter().filter(|entry| !others(entry)).collect();
-    let mut all = debian.clone();
+    let own: Vec<&Entry> = planned.iter().filter(|entry| !others(entry)).collect();
+    let mut all = own.clone();
     for entry in questions.iter().flat_map(|one| one.planned.iter().chain(&one.asked)) {
         if !all.contains(&entry) {
             all.push(entry);
         }
     }
-    let failed = update_without_failing(private, all, &debian, log, progress)?;
+    let failed = update_without_failing(private, all, &own, log, progress)?;
     let why = |entry: &Entry| failed.iter().find(|(one, _)| one == entry).map(|(_, why)| why.clone());
     let answered =
         questions.iter().filter_map(|one| one.planned.as_ref()).filter(|entry| why(entry).is_none());
-    private.set_sources(debian.into_iter().chain(answered))?;
+    // Ubuntu's upgrader switches everybody else's off: nothing will come from there.
+    let answered = answered.filter(|_| probe.hop.distribution() == Distribution::Debian);
+    private.set_sources(own.into_iter().chain(answered))?;
     Ok(questions.iter().map(|one| repository(one, probe, &why)).collect())
 }
 
@@ -162,7 +168,7 @@ fn update_without_failing(
 fn questions(probe: &Probe<'_>, planned: &[Entry]) -> Vec<Question> {
     preview::present_entries(probe.plan)
         .into_iter()
-        .filter(|entry| !origins::is_debian(entry, probe.origins))
+        .filter(|entry| !origins::is_own(entry, probe.hop.distribution(), probe.origins))
         .map(|present| {
             // A stanza's line may have moved by a field that was added above; file and address have not.
             let same = |entry: &&Entry| {
@@ -196,10 +202,11 @@ fn repository(
         suites: present.suites.clone(),
         origin: origins::origin_of(present, probe.origins),
         packages: origins::packages_of(present, probe.policies),
-        in_plan: planned.as_ref().is_some_and(|planned| match asked {
-            Some(asked) => planned.suites == asked.suites,
-            None => true,
-        }),
+        in_plan: probe.hop.distribution() == Distribution::Debian
+            && planned.as_ref().is_some_and(|planned| match asked {
+                Some(asked) => planned.suites == asked.suites,
+                None => true,
+            }),
         target,
     }
 }

@@ -1,14 +1,15 @@
-//! Where the installed packages come from: Debian, somebody else's repository, or nowhere.
+//! Where the installed packages come from: the distribution, somebody else's repository, or nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::status::Package;
 use crate::finding::{Finding, Severity};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::sources::entries::{Entry, shown};
 use crate::release::sources::{Note, SourcesPlan};
 
-/// What is known of a repository that is not Debian's.
+/// What is known of a repository that is not the distribution's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
     /// File and line of its entry.
@@ -23,7 +24,8 @@ pub struct Repository {
     pub packages: Vec<String>,
     /// What became of the question for its target suite.
     pub target: Target,
-    /// Whether the run itself will ask for the target suite: an update fails when one repository does.
+    /// Whether the run itself will ask for the target suite: an update fails when one repository does. Never on Ubuntu, whose
+    /// upgrader switches off what is not Ubuntu's.
     pub in_plan: bool,
 }
 
@@ -49,8 +51,8 @@ pub struct Local {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Whether its maintainer is one of Debian's: then it is left over from an earlier release, or an old kernel.
-    pub of_debian: bool,
+    /// Whether its maintainer is one of the distribution's: then it is left over from an earlier release, or an old kernel.
+    pub of_distribution: bool,
 }
 
 /// One line of `apt-get indextargets`: URI without password, suite as in the sources, origin.
@@ -69,20 +71,32 @@ pub fn parse_origins(text: &str) -> Origins {
     text.lines().filter_map(line).collect()
 }
 
-/// Whether an entry is Debian's own. What its Release file says counts; without one, its address.
+/// Whether an entry is the distribution's own, with its backports and Ubuntu's extended maintenance. What its Release file says
+/// counts; without one, its address.
 #[must_use]
-pub fn is_debian(entry: &Entry, origins: &Origins) -> bool {
+pub fn is_own(entry: &Entry, distribution: Distribution, origins: &Origins) -> bool {
+    let (name, domain, paths) = match distribution {
+        Distribution::Debian => ("Debian", "debian.org", ["/debian", "/debian-security"]),
+        Distribution::Ubuntu => ("Ubuntu", "ubuntu.com", ["/ubuntu", "/ubuntu-ports"]),
+    };
     let origin = origin_of(entry, origins);
     if let Some(origin) = origin {
-        return origin == "Debian" || origin.starts_with("Debian ");
+        let rest = origin.strip_prefix(name);
+        return rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ') || rest.starts_with("ESM"));
     }
+    let of_domain = |place: &str| {
+        let host = place.split(['/', ':']).next().unwrap_or_default();
+        let within = host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        // Personal archives are nobody's but their owners'.
+        within && !host.starts_with("ppa.")
+    };
     entry.uris.iter().all(|uri| {
         let uri = shown(uri);
         let rest = uri.split_once("://").map_or(uri.as_str(), |(_, rest)| rest);
-        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        host == "debian.org"
-            || host.ends_with(".debian.org")
-            || matches!(path, "/debian" | "/debian-security")
+        let path = &rest[rest.find('/').unwrap_or(rest.len())..];
+        // `http://cache:3142/deb.debian.org/debian`
+        let behind_a_cache = path.strip_prefix('/').is_some_and(of_domain);
+        of_domain(rest) || behind_a_cache || paths.contains(&path)
     })
 }
 
@@ -173,7 +187,23 @@ pub fn packages_of(entry: &Entry, policies: &BTreeMap<String, Policy>) -> Vec<St
 
 /// The installed packages that nobody has: neither this version nor another, or only older ones.
 #[must_use]
-pub fn local(packages: &[Package], policies: &BTreeMap<String, Policy>) -> Vec<Local> {
+pub fn local(
+    packages: &[Package],
+    policies: &BTreeMap<String, Policy>,
+    distribution: Distribution,
+) -> Vec<Local> {
+    // Ubuntu takes packages over from Debian; some keep their maintainer.
+    let domains: &[&str] = match distribution {
+        Distribution::Debian => &["debian.org"],
+        Distribution::Ubuntu => &["ubuntu.com", "canonical.com", "debian.org"],
+    };
+    let own = |maintainer: &str| {
+        let address = maintainer.rsplit('<').next().unwrap_or_default().trim_end_matches('>');
+        let host = address.rsplit('@').next().unwrap_or_default();
+        domains.iter().any(|domain| {
+            host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    };
     let is_local = |package: &&Package| {
         let policy = policies.get(&package.name);
         package.is_present() && policy.is_none_or(|policy| policy.exact.is_empty() && !policy.newer)
@@ -184,7 +214,7 @@ pub fn local(packages: &[Package], policies: &BTreeMap<String, Policy>) -> Vec<L
         .map(|package| Local {
             name: package.name.clone(),
             version: package.version.clone(),
-            of_debian: package.maintainer.contains("debian.org"),
+            of_distribution: own(&package.maintainer),
         })
         .collect()
 }
@@ -234,8 +264,8 @@ pub fn failure(entry: &Entry, output: &str) -> Option<Target> {
 #[must_use]
 pub fn findings(repositories: &[Repository], local: &[Local], plan: &SourcesPlan, hop: &Hop) -> Vec<Finding> {
     let mut findings: Vec<Finding> = repositories.iter().map(|one| of_repository(one, hop)).collect();
-    let listed = |of_debian: bool| -> Vec<String> {
-        let some = local.iter().filter(|one| one.of_debian == of_debian);
+    let listed = |of_distribution: bool| -> Vec<String> {
+        let some = local.iter().filter(|one| one.of_distribution == of_distribution);
         some.map(|one| format!("{} {}", one.name, one.version)).collect()
     };
     let (own, left) = (listed(false), listed(true));
@@ -253,7 +283,11 @@ pub fn findings(repositories: &[Repository], local: &[Local], plan: &SourcesPlan
         findings.push(
             Finding::note(
                 "packages-obsolete",
-                format!("{} packages of Debian are left over: no repository has them any more.", left.len()),
+                format!(
+                    "{} packages of {} are left over: no repository has them any more.",
+                    left.len(),
+                    hop.distribution().name()
+                ),
                 "apt-get autoremove --purge, when the upgrade has been accepted",
             )
             .with_evidence(left),
@@ -261,6 +295,8 @@ pub fn findings(repositories: &[Repository], local: &[Local], plan: &SourcesPlan
     }
     findings.extend(plan.findings.iter().filter_map(|found| {
         let severity = match &found.what {
+            // What others call stable is theirs; what is known of it is said above.
+            Note::AliasLeft { .. } if is_of(repositories, &found.file, &found.uri) => return None,
             Note::AliasLeft { .. } => Severity::Warning,
             Note::Disabled { .. } | Note::AlreadyTarget { .. } | Note::FirmwareAdded => Severity::Note,
             // The plan itself, and what the repositories' own findings say.
@@ -284,6 +320,13 @@ pub fn findings(repositories: &[Repository], local: &[Local], plan: &SourcesPlan
     findings
 }
 
+/// Whether an entry, by its file and addresses, is one of the repositories.
+fn is_of(repositories: &[Repository], file: &Path, uris: &str) -> bool {
+    let place = format!("{}:", file.display());
+    let uris = shown_all(uris);
+    repositories.iter().any(|one| one.place.starts_with(&place) && one.uris.join(" ") == uris)
+}
+
 fn shown_all(uris: &str) -> String {
     uris.split_ascii_whitespace().map(shown).collect::<Vec<_>>().join(" ")
 }
@@ -302,7 +345,8 @@ fn of_repository(one: &Repository, hop: &Hop) -> Finding {
 type Verdict<'r> = (&'static str, Severity, String, String, Option<&'r String>);
 
 fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
-    let name = one.uris.join(" ");
+    let ubuntu = hop.distribution() == Distribution::Ubuntu;
+    let name = format!("{} is not {}'s", one.uris.join(" "), hop.distribution().name());
     let count = one.packages.len();
     let breaks = if one.in_plan { Severity::Inhibitor } else { Severity::Warning };
     let switch_off = switch_off(one, hop);
@@ -311,7 +355,8 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
             "repository-same-suite",
             Severity::Note,
             format!(
-                "{name} is not Debian's, and its suite does not name a release; it stays as it is. {count} packages come from it."
+                "{name}, and its suite does not name a release; {}. {count} packages come from it.",
+                if ubuntu { "the upgrader switches it off" } else { "it stays as it is" }
             ),
             "look whether its packages support the new release".to_owned(),
             None,
@@ -319,7 +364,7 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
         Target::Exists(suites) if one.in_plan => (
             "repository-has-target",
             Severity::Note,
-            format!("{name} is not Debian's, and has {}; {count} packages come from it.", suites.join(" ")),
+            format!("{name}, and has {}; {count} packages come from it.", suites.join(" ")),
             "nothing: the run takes it along".to_owned(),
             None,
         ),
@@ -327,8 +372,9 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
             "repository-has-target",
             Severity::Note,
             format!(
-                "{name} is not Debian's, and has {}, but the run leaves its suite as it is; {count} packages come from it.",
-                suites.join(" ")
+                "{name}, and has {}, but {}; {count} packages come from it.",
+                suites.join(" "),
+                if ubuntu { "the upgrader switches it off" } else { "the run leaves its suite as it is" }
             ),
             format!(
                 "write {} at {} after the upgrade, then apt-get update && apt-get upgrade",
@@ -340,10 +386,7 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
         Target::Missing(suites, why) => (
             "repository-without-target",
             breaks,
-            format!(
-                "{name} is not Debian's, and has no {}; {count} packages come from it.",
-                suites.join(" ")
-            ),
+            format!("{name}, and has no {}; {count} packages come from it.", suites.join(" ")),
             switch_off,
             Some(why),
         ),
@@ -351,7 +394,7 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
             "repository-distrusted",
             breaks,
             format!(
-                "{name} is not Debian's, and apt does not trust what it has as {}; {count} packages come from it.",
+                "{name}, and apt does not trust what it has as {}; {count} packages come from it.",
                 suites.join(" ")
             ),
             format!("install the repository's new key; {switch_off}"),
@@ -361,7 +404,7 @@ fn verdict<'r>(one: &'r Repository, hop: &Hop) -> Verdict<'r> {
             "repository-unreachable",
             breaks,
             format!(
-                "{name} is not Debian's, and gave no answer: whether it has {} could not be found out; {count} packages come from it.",
+                "{name}, and gave no answer: whether it has {} could not be found out; {count} packages come from it.",
                 suites.join(" ")
             ),
             format!("try again when it can be reached; {switch_off}"),
@@ -375,9 +418,10 @@ fn switch_off(one: &Repository, hop: &Hop) -> String {
         "the run would stop at its update: switch the repository off first (Enabled: no, or # before its line), or write the suite that it has".to_owned()
     } else {
         format!(
-            "look whether its packages for {} work on {}, or replace them by Debian's",
+            "look whether its packages for {} work on {}, or replace them by {}'s",
             hop.from(),
-            hop.to()
+            hop.to(),
+            hop.distribution().name()
         )
     }
 }

@@ -181,34 +181,66 @@ fn names(list: &str) -> impl Iterator<Item = (&str, bool)> {
 /// (`php-fpm` and `php8.4-fpm` for `php8.2-fpm`).
 #[must_use]
 pub fn successors<'n>(package: &str, names: impl IntoIterator<Item = &'n str>) -> Vec<String> {
-    let Some((prefix, version, suffix)) = versioned(bare(package)) else { return Vec::new() };
-    let stem = prefix.trim_end_matches('-');
-    // `python3` and `php` follow the default version; python's has its major number in the name.
-    let plain = [format!("{stem}{suffix}"), format!("{stem}{}{suffix}", version[0])];
+    let package = bare(package);
+    let splits: Vec<Split<'_>> = versions(package).collect();
+    if splits.is_empty() {
+        return Vec::new();
+    }
     let mut metas = BTreeSet::new();
-    let mut newer = BTreeMap::new();
+    let mut newer: Vec<BTreeMap<Vec<u64>, String>> = vec![BTreeMap::new(); splits.len()];
     for name in names {
-        if plain.iter().any(|plain| plain == name) && name != package {
-            metas.insert(name.to_owned());
-        } else if let Some((other_prefix, other, other_suffix)) = versioned(name)
-            && other_prefix == prefix
-            && other_suffix == suffix
-            && other > version
-        {
-            newer.insert(other, name.to_owned());
+        for (split, newer) in splits.iter().zip(&mut newer) {
+            if name != package && split.is_plain(name) {
+                metas.insert(name.to_owned());
+            } else if let Some(version) = split.version_in(name).filter(|version| *version > split.version) {
+                newer.insert(version, name.to_owned());
+            }
         }
     }
-    metas.into_iter().chain(newer.into_values().next_back()).collect()
+    let highest = newer.into_iter().filter_map(|newer| newer.into_values().next_back());
+    metas.into_iter().chain(highest).collect()
 }
 
-/// Splits a name at its first version number: `php`, `[8, 2]`, `-fpm`.
-fn versioned(name: &str) -> Option<(&str, Vec<u64>, &str)> {
-    let start = name.find(|character: char| character.is_ascii_digit())?;
-    let length = name[start..].find(|character: char| !(character.is_ascii_digit() || character == '.'));
-    let end = length.map_or(name.len(), |length| start + length);
-    let number = name[start..end].trim_end_matches('.');
-    let version: Option<Vec<u64>> = number.split('.').map(|part| part.parse().ok()).collect();
-    Some((&name[..start], version?, &name[start + number.len()..]))
+/// A name around one of its numbers: `php`, `[8, 2]`, `-fpm`.
+struct Split<'n> {
+    prefix: &'n str,
+    version: Vec<u64>,
+    suffix: &'n str,
+}
+
+impl Split<'_> {
+    /// The version that another name has in the same place.
+    fn version_in(&self, name: &str) -> Option<Vec<u64>> {
+        number(name.strip_prefix(self.prefix)?.strip_suffix(self.suffix)?)
+    }
+
+    /// Whether a name is this one without the version: `python3` and `php` follow the default version; python's has its major
+    /// number in the name.
+    fn is_plain(&self, name: &str) -> bool {
+        let stem = self.prefix.trim_end_matches('-');
+        let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(self.suffix));
+        rest.is_some_and(|rest| rest.is_empty() || rest == self.version[0].to_string())
+    }
+}
+
+/// A name around each of its numbers: `libapache2-mod-php8.2` has two, and goes on by its second.
+fn versions(name: &str) -> impl Iterator<Item = Split<'_>> {
+    let digit = |at: usize| name.as_bytes().get(at).is_some_and(u8::is_ascii_digit);
+    let begins = move |at: &usize| {
+        let before = at.checked_sub(1);
+        digit(*at) && !before.is_some_and(|before| digit(before) || name.as_bytes()[before] == b'.')
+    };
+    (0..name.len()).filter(begins).filter_map(|start| {
+        let length = name[start..].find(|character: char| !(character.is_ascii_digit() || character == '.'));
+        let end = length.map_or(name.len(), |length| start + length);
+        let written = name[start..end].trim_end_matches('.');
+        let (prefix, suffix) = (&name[..start], &name[start + written.len()..]);
+        Some(Split { prefix, version: number(written)?, suffix })
+    })
+}
+
+fn number(text: &str) -> Option<Vec<u64>> {
+    text.split('.').map(|part| part.parse().ok()).collect()
 }
 
 /// Without `:arch`.
@@ -242,6 +274,9 @@ mod tests {
             "tomcat10",
             "libssl3t64",
             "nodejs",
+            "libapache2-mod-php",
+            "libapache2-mod-php8.4",
+            "libapache2-mod-wsgi",
         ];
         let of = |package: &str| successors(package, names);
         assert_eq!(of("php8.2-fpm"), ["php-fpm", "php8.4-fpm"]);
@@ -251,6 +286,7 @@ mod tests {
         assert_eq!(of("ruby3.1"), ["ruby", "ruby3.3"]);
         assert_eq!(of("tomcat9"), ["tomcat10"]);
         assert!(of("nginx").is_empty());
+        assert_eq!(of("libapache2-mod-php8.2"), ["libapache2-mod-php", "libapache2-mod-php8.4"]);
     }
 
     #[test]

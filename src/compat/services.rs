@@ -1,11 +1,15 @@
 //! What of big services lies on the disk: PostgreSQL clusters, the directory of MariaDB, environments of Python.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use walkdir::WalkDir;
 
 use super::Error;
-use super::status::text;
 use crate::health::HealthError;
 
 /// Where people put programs of their own.
@@ -14,6 +18,10 @@ const OWN_PLACES: [&str; 4] = ["opt", "srv", "home", "usr/local"];
 const VENV_DEPTH: usize = 6;
 /// More directories than this are not looked at below one place.
 const MOST_DIRECTORIES: usize = 100_000;
+/// Longer than this, all places together, is not looked: `check` has to be done within a minute.
+const LIMIT: Duration = Duration::from_secs(15);
+/// A `pyvenv.cfg` has some hundred bytes.
+const MOST_OF_A_CONFIGURATION: u64 = 64 << 10;
 /// Directories without environments, but with very many files.
 const SKIPPED: [&str; 4] = ["node_modules", ".git", "site-packages", "__pycache__"];
 
@@ -59,19 +67,29 @@ pub struct Services {
     pub environments: Vec<Environment>,
     /// Directories `/usr/local/lib/python3.N/dist-packages` with something in them.
     pub python_modules: Vec<PathBuf>,
-    /// Places that have too many directories to be searched to the end.
-    pub not_searched: Vec<PathBuf>,
+    /// Places of people that were not searched, or not to the end, and why.
+    pub not_searched: Vec<String>,
 }
 
 /// Looks below a root.
 ///
 /// # Errors
-/// When a directory is there and cannot be read.
+/// When a directory of a service is there and cannot be read. In places of people it is what they make it, and may be a mount that
+/// root cannot enter: that is in the answer.
 pub fn read(root: &Path) -> Result<Services, Error> {
     let mut found = Services { mysql: mysql(root)?, clusters: clusters(root)?, ..Services::default() };
+    let deadline = Instant::now() + LIMIT;
     for place in OWN_PLACES {
-        environments(root, place, &mut found)?;
+        environments(root, place, deadline, &mut found);
     }
+    if let Err(error) = python_modules(root, &mut found) {
+        found.not_searched.push(crate::error::chain(&error));
+    }
+    found.environments.sort();
+    Ok(found)
+}
+
+fn python_modules(root: &Path, found: &mut Services) -> Result<(), Error> {
     for entry in list(&root.join("usr/local/lib"))? {
         let modules = entry.join("dist-packages");
         let python = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3."));
@@ -79,8 +97,7 @@ pub fn read(root: &Path) -> Result<Services, Error> {
             found.python_modules.push(below(root, &modules));
         }
     }
-    found.environments.sort();
-    Ok(found)
+    Ok(())
 }
 
 /// From the configuration, and from the data where the configuration is elsewhere.
@@ -118,39 +135,57 @@ fn mysql(root: &Path) -> Result<Option<MysqlDirectory>, Error> {
     Ok(Some(found))
 }
 
-fn environments(root: &Path, place: &str, found: &mut Services) -> Result<(), Error> {
+fn environments(root: &Path, place: &str, deadline: Instant, found: &mut Services) {
     let directory = root.join(place);
-    if !directory.is_dir() {
-        return Ok(());
-    }
     let wanted = |entry: &walkdir::DirEntry| {
         entry.file_type().is_dir() && !SKIPPED.iter().any(|skipped| entry.file_name() == *skipped)
             || entry.file_name() == "pyvenv.cfg"
     };
+    let mut not = |path: &Path, why: &dyn std::fmt::Display| {
+        found.not_searched.push(format!("{}: {why}", below(root, path).display()));
+    };
+    // The link on the place itself is followed: `/home` may be one.
     let walk = WalkDir::new(&directory).max_depth(VENV_DEPTH).same_file_system(true);
     for (number, entry) in walk.into_iter().filter_entry(wanted).enumerate() {
-        if number > MOST_DIRECTORIES {
-            found.not_searched.push(below(root, &directory));
+        if number > MOST_DIRECTORIES || Instant::now() >= deadline {
+            not(&directory, &"there are too many directories");
             break;
         }
         let entry = match entry {
             Ok(entry) => entry,
-            // It went away meanwhile.
-            Err(error) if error.io_error().is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound) => {
+            Err(error) => {
+                // It went away meanwhile, or was never there.
+                if error.io_error().is_none_or(|io| io.kind() != io::ErrorKind::NotFound) {
+                    let why = error.io_error().map_or_else(|| "a loop of links".into(), ToString::to_string);
+                    not(error.path().unwrap_or(&directory), &why);
+                }
                 continue;
             }
-            Err(error) => {
-                let path = error.path().unwrap_or(&directory).to_owned();
-                return Err(HealthError::Read { path, source: error.into() }.into());
-            }
         };
-        if entry.file_type().is_file() {
-            let version = environment_version(&text(entry.path())?);
-            let path = below(root, entry.path().parent().unwrap_or(&directory));
-            found.environments.extend(version.map(|version| Environment { path, version }));
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        match configuration(entry.path()) {
+            Ok(text) => {
+                let path = below(root, entry.path().parent().unwrap_or(&directory));
+                let version = environment_version(&text);
+                found.environments.extend(version.map(|version| Environment { path, version }));
+            }
+            Err(error) => not(entry.path(), &error),
         }
     }
-    Ok(())
+}
+
+/// The text of a file that was an ordinary one a moment ago; its owner may have put something else there since.
+fn configuration(path: &Path) -> io::Result<String> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no ordinary file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_OF_A_CONFIGURATION).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// `version = 3.11.2` of pyvenv.cfg, or `version_info = 3.11.2.final.0` of virtualenv's.
@@ -218,5 +253,31 @@ mod tests {
         let paths: Vec<_> = found.environments.iter().map(|one| one.path.display().to_string()).collect();
         assert_eq!(paths, ["/home/x/env", "/srv/app/venv"]);
         assert_eq!(found.python_modules, [Path::new("/usr/local/lib/python3.11/dist-packages")]);
+    }
+    #[test]
+    fn what_people_have_put_there_neither_blocks_nor_stops() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for directory in ["home/ann/a", "home/bob/b", "srv/c"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        symlink("/dev/zero", at("home/ann/a/pyvenv.cfg")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, at("home/bob/b/pyvenv.cfg"), fifo, mode, 0).unwrap();
+        fs::write(at("srv/c/pyvenv.cfg"), "version = 3.12.3\n".to_owned() + &"x".repeat(1 << 20)).unwrap();
+        let found = read(root.path()).unwrap();
+        assert_eq!((found.environments.len(), &found.not_searched[..]), (1, &[][..]));
+        assert!(configuration(&at("home/ann/a/pyvenv.cfg")).is_err(), "a link that came in between");
+        assert!(configuration(&at("home/bob/b/pyvenv.cfg")).is_err(), "a pipe that came in between");
+
+        let mut late = Services::default();
+        environments(root.path(), "home", Instant::now(), &mut late);
+        assert_eq!(late.not_searched, ["/home: there are too many directories"]);
+        // Stands for a home that root cannot enter.
+        symlink("opt", at("opt")).unwrap();
+        let found = read(root.path()).unwrap();
+        assert!(found.not_searched.len() == 1 && found.not_searched[0].starts_with("/opt: "), "{found:?}");
     }
 }

@@ -9,6 +9,7 @@ use crate::finding::Finding;
 use crate::release::hop::Hop;
 use crate::release::prediction::Prediction;
 use crate::release::simulation::Change;
+use crate::system::show;
 use crate::version;
 
 /// More environments than this are counted, not listed.
@@ -112,15 +113,15 @@ fn python(prediction: &Prediction, services: &Services) -> Vec<Finding> {
             .with_evidence([arrow(change)]),
         );
     }
-    findings.extend(services.not_searched.iter().map(|place| {
+    const LISTED: usize = 20;
+    let not_searched = &services.not_searched;
+    findings.extend((!not_searched.is_empty()).then(|| {
         Finding::note(
             "places-not-searched",
-            format!(
-                "{} has too many directories to be searched for environments of Python to the end.",
-                place.display()
-            ),
+            format!("{} places were not searched to the end for environments of Python.", not_searched.len()),
             "look for files named pyvenv.cfg there",
         )
+        .with_evidence(not_searched.iter().take(LISTED).map(|line| show::line(line)))
     }));
     findings
 }

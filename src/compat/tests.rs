@@ -9,10 +9,10 @@ use super::services::{Cluster, Environment, MysqlDirectory, Services};
 use super::status::Package;
 use super::{Facts, Prediction, findings, holds, stacks};
 use crate::finding::{Finding, Severity};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::simulation;
-use crate::release::sources::SourcesPlan;
 use crate::release::sources::entries::{Entry, entries};
+use crate::release::sources::{Finding as PlanFinding, Note, SourcesPlan};
 
 const PLAIN: &str = include_str!("../../tests/fixtures/release/simulate.txt");
 const SERVICES: &str = include_str!("../../tests/fixtures/release/simulate-services.txt");
@@ -206,8 +206,79 @@ fn whose_repository_it_is() {
     let origins = origins::parse_origins(
         "http://mirror.invalid/debian/\ttrixie\tDebian\nhttps://repo.invalid/apt/\ttrixie-pgdg\tapt.postgresql.org\n",
     );
-    let debian: Vec<bool> = listed().iter().map(|entry| origins::is_debian(entry, &origins)).collect();
-    assert_eq!(debian, [true, false, false, false, true]);
+    let own: Vec<bool> =
+        listed().iter().map(|entry| origins::is_own(entry, Distribution::Debian, &origins)).collect();
+    assert_eq!(own, [true, false, false, false, true]);
+}
+
+#[test]
+fn what_is_ubuntus() {
+    let lines = "deb http://mirror.invalid/ubuntu noble main\n\
+        deb http://elsewhere.invalid/archive noble-backports main\n\
+        deb https://packages.ubuntu.com:443/pro/ubuntu noble-infra-security main\n\
+        deb http://cache.invalid:3142/mirror.ubuntu.com/ubuntu noble main\n\
+        deb http://ports.invalid/ubuntu-ports/ noble main\n\
+        deb https://ppa.invalid/owner/name/ubuntu noble main\n\
+        deb http://ppa.ubuntu.com/owner noble main\n\
+        deb http://notubuntu.com/x noble main\n\
+        deb http://mirror.invalid/debian trixie main\n";
+    let origins = origins::parse_origins(
+        "http://elsewhere.invalid/archive/\tnoble-backports\tUbuntu\nhttps://ppa.invalid/owner/name/ubuntu/\tnoble\tLP-PPA-x\n",
+    );
+    let listed = entries(Path::new("/etc/apt/sources.list"), lines);
+    let own: Vec<bool> =
+        listed.iter().map(|entry| origins::is_own(entry, Distribution::Ubuntu, &origins)).collect();
+    assert_eq!(own, [true, true, true, true, true, false, false, false, false]);
+    let esm = origins::parse_origins("http://notubuntu.com/x/\tnoble\tUbuntuESMApps\n");
+    assert!(origins::is_own(&listed[7], Distribution::Ubuntu, &esm));
+    assert!(!origins::is_own(&listed[7], Distribution::Debian, &esm));
+}
+
+#[test]
+fn whose_left_over_packages_they_are() {
+    let of = |maintainer: &str, distribution| {
+        let package = Package {
+            name: "x".into(),
+            state: "installed".into(),
+            maintainer: maintainer.into(),
+            ..Package::default()
+        };
+        origins::local(&[package], &BTreeMap::new(), distribution)[0].of_distribution
+    };
+    for maintainer in ["K <k@lists.ubuntu.com>", "U <u@ubuntu.com>", "C <c@canonical.com>"] {
+        assert!(of(maintainer, Distribution::Ubuntu) && !of(maintainer, Distribution::Debian));
+    }
+    assert!(!of("X <x@notubuntu.com>", Distribution::Ubuntu) && !of("", Distribution::Ubuntu));
+}
+
+/// `stable` of a browser's vendor moves as its vendor likes; Debian's would jump over releases.
+#[test]
+fn whose_stable_it_is() {
+    let found = |place: &str, uri: &str| PlanFinding {
+        file: place.into(),
+        line: 3,
+        uri: uri.into(),
+        what: Note::AliasLeft { suite: "stable".into() },
+    };
+    let plan = SourcesPlan {
+        files: Vec::new(),
+        findings: vec![
+            found("/etc/apt/sources.list.d/chrome.list", "https://repo.invalid/chrome"),
+            found("/etc/apt/sources.list", "http://mirror.invalid/debian"),
+        ],
+    };
+    let chrome = Repository {
+        place: "/etc/apt/sources.list.d/chrome.list:1".into(),
+        uris: vec!["https://repo.invalid/chrome".into()],
+        suites: vec!["stable".into()],
+        origin: None,
+        packages: Vec::new(),
+        target: Target::Same,
+        in_plan: true,
+    };
+    let found = origins::findings(&[chrome], &[], &plan, &hop());
+    assert_eq!(ids(&found, Severity::Warning), ["apt-source"], "{found:#?}");
+    assert!(found[1].evidence[0].contains("mirror.invalid/debian"));
 }
 
 const POLICY: &str = "nginx:\n  Installed: 1.22.1-9+deb12u11\n  Candidate: 1.22.1-9+deb12u11\n  Version table:\n *** 1.22.1-9+deb12u11 500\n        500 http://mirror.invalid/debian-security bookworm-security/main amd64 Packages\n        100 /var/lib/dpkg/status\n     1.22.1-9+deb12u9 500\n        500 http://mirror.invalid/debian bookworm/main amd64 Packages\n\
@@ -234,8 +305,8 @@ fn where_packages_come_from() {
     let names = ["nginx", "behind", "own", "rebuilt", "thing"];
     let mut packages: Vec<Package> = names.iter().map(|name| package(name, "x@own.invalid")).collect();
     packages.push(package("linux-image-6.1.0-1-amd64", "kernel <k@lists.debian.org>"));
-    let local = origins::local(&packages, &policies);
-    let found: Vec<_> = local.iter().map(|one| (one.name.as_str(), one.of_debian)).collect();
+    let local = origins::local(&packages, &policies, Distribution::Debian);
+    let found: Vec<_> = local.iter().map(|one| (one.name.as_str(), one.of_distribution)).collect();
     assert_eq!(found, [("own", false), ("rebuilt", false), ("linux-image-6.1.0-1-amd64", true)]);
     assert!(
         origins::parse_candidates(POLICY).contains("nginx")
@@ -262,7 +333,7 @@ fn a_repository_that_would_end_the_run_stops_it_before() {
         one(Target::Missing(suites(), "no".into()), false),
         one(Target::Unreachable(suites(), "no".into()), false),
     ];
-    let local = [Local { name: "own".into(), version: "1".into(), of_debian: false }];
+    let local = [Local { name: "own".into(), version: "1".into(), of_distribution: false }];
     let plan = SourcesPlan { files: Vec::new(), findings: Vec::new() };
     let found = origins::findings(&all, &local, &plan, &hop());
     let severities: Vec<_> = found.iter().map(|one| one.severity).collect();

@@ -63,7 +63,7 @@ impl std::fmt::Debug for Circumstances<'_> {
 }
 
 impl Circumstances<'_> {
-    /// Whether the upgrade reaches this release of Debian.
+    /// Whether the upgrade reaches this release.
     fn reaches(&self, codename: &str) -> bool {
         self.hop.is_some_and(|hop| hop.to().codename == codename)
     }
@@ -105,10 +105,12 @@ fn of_packages(root: &Path, about: &Circumstances<'_>, installed: &Packages, fou
         "whether encrypted disks will be opened",
         crypt::facts(root).map(|facts| crypt::findings(&facts, about)),
     );
-    found.part(
-        "the state of the ssh server",
-        ssh::facts(root, installed).map(|facts| ssh::findings(&facts, about)),
-    );
+    if about.reaches("trixie") {
+        found.part(
+            "the state of the ssh server",
+            ssh::facts(root, installed).map(|facts| ssh::findings(&facts)),
+        );
+    }
     found.part(
         "how the accounts of MySQL log in",
         Ok(databases::findings(&databases::facts(root, installed))),
@@ -124,13 +126,15 @@ fn of_system(root: &Path, about: &Circumstances<'_>, found: &mut Findings) {
     found.part("whether /usr is merged", usr::facts(root).map(|facts| usr::findings(&facts)));
     found.part(
         "which control groups are used",
-        cgroups::facts(root).map(|facts| cgroups::findings(&facts, about.container())),
+        cgroups::facts(root).map(|facts| cgroups::findings(&facts, about)),
     );
-    found.part(
-        "which settings stop to apply",
-        settings::facts(root)
-            .map(|facts| if about.reaches("trixie") { settings::findings(&facts) } else { Vec::new() }),
-    );
+    // Source: trixie's release notes, 5.1; Ubuntu's resolute has procps as Debian packages it since.
+    if about.reaches("trixie") || about.reaches("resolute") {
+        found.part(
+            "which settings stop to apply",
+            settings::facts(root, about.reaches("trixie")).map(|facts| settings::findings(&facts)),
+        );
+    }
     if !about.container() {
         found.part(
             "whether network interfaces keep their names",

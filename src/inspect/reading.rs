@@ -1,14 +1,20 @@
 //! Reading below a root: what is not there is no error, what can't be read is.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::finding::Finding;
 use crate::health::HealthError;
 use crate::health::packages::Packages;
 use crate::system::exec::ExecError;
 use crate::system::identity::IdentityError;
 use crate::system::mounts::{self, Mount, MountsError};
+use crate::system::show;
 
 /// A fact about the machine that could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,56 @@ pub(super) fn bytes(root: &Path, path: &str) -> Result<Option<Vec<u8>>, InspectE
         Err(error) if absent(&error) => Ok(None),
         Err(source) => Err(InspectError::Read { path, source }),
     }
+}
+
+/// A file in a home that is larger is not looked at: nobody has that many keys.
+const MOST_OF_A_HOME_FILE: u64 = 1 << 20;
+
+/// The text of a file in somebody's home; `None` when it is not there, or could not be seen, which is added to `unseen`. Its owner
+/// may have put anything there (a pipe, a link to a device), and root may not be let in at all (a home on NFS or FUSE): neither
+/// stops or blocks a look at the machine.
+pub(super) fn of_user(root: &Path, path: &str, unseen: &mut Vec<String>) -> Option<String> {
+    match ordinary_file(&at(root, path)) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if absent(&error) => None,
+        Err(error) => {
+            unseen.push(format!("{path}: {error}"));
+            None
+        }
+    }
+}
+
+/// Reads a file only when it is an ordinary one. What it is, is found out before it is opened: to open a device can have effects.
+fn ordinary_file(path: &Path) -> io::Result<Vec<u8>> {
+    let named = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let facts = rustix::fs::fstat(&named)?;
+    if FileType::from_raw_mode(facts.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no ordinary file"));
+    }
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let same = format!("/proc/self/fd/{}", named.as_raw_fd());
+    let mut bytes = Vec::new();
+    let file = fs::File::options().read(true).custom_flags(flags).open(same)?;
+    file.take(MOST_OF_A_HOME_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_OF_A_HOME_FILE {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// The note about what [`of_user`] could not see.
+pub(super) fn unseen_note(unseen: &[String]) -> Option<Finding> {
+    const LISTED: usize = 20;
+    let more = unseen.len().saturating_sub(LISTED);
+    (!unseen.is_empty()).then(|| {
+        Finding::note(
+            "home-files-not-seen",
+            "files in homes could not be looked at: they are no ordinary files, or root is not let in.",
+            "look yourself, as the user, whether the new release still takes what is in them",
+        )
+        .with_evidence(unseen.iter().take(LISTED).map(|line| show::line(line)))
+        .with_evidence((more > 0).then(|| format!("and {more} more")))
+    })
 }
 
 /// The names in a directory, sorted; empty when it is not there.
@@ -147,5 +203,36 @@ mod tests {
         assert!(names(dir.path(), "none").unwrap().is_empty());
         assert!(text(dir.path(), "d").is_err(), "a directory is no file");
         assert!(mounted(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_user_can_neither_block_nor_stop_a_look() {
+        use std::os::unix::fs::symlink;
+        let dir = made_up::tree(&[("h/.ssh/keys", "ssh-dss A\n"), ("h/d/x", ""), ("h/file", "")]);
+        let at = |path: &str| dir.path().join(path);
+        rustix::fs::mknodat(rustix::fs::CWD, at("h/pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        symlink("/dev/zero", at("h/zero")).unwrap();
+        symlink("pipe", at("h/to-pipe")).unwrap();
+        symlink("loop", at("h/loop")).unwrap();
+        symlink(".ssh/keys", at("h/link")).unwrap();
+        symlink("nowhere", at("h/dangling")).unwrap();
+        fs::write(at("h/large"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        let mut unseen = Vec::new();
+        let mut seen = |path: &str| of_user(dir.path(), path, &mut unseen);
+        assert_eq!(seen("/h/link").as_deref(), Some("ssh-dss A\n"), "a link to an ordinary file is followed");
+        for path in ["/h/none", "/h/dangling", "/h/file/below"] {
+            assert_eq!(seen(path), None);
+        }
+        for path in ["/h/pipe", "/h/zero", "/h/to-pipe", "/h/d", "/h/loop", "/h/large"] {
+            assert_eq!(seen(path), None, "{path}");
+        }
+        assert_eq!(unseen.len(), 6, "{unseen:?}");
+        assert!(
+            unseen[0].starts_with("/h/pipe: it is no ordinary") && unseen[5].contains("1 MiB"),
+            "{unseen:?}"
+        );
+        assert_eq!(made_up::ids(&[unseen_note(&unseen).unwrap()]), ["note home-files-not-seen"]);
+        assert_eq!(unseen_note(&vec![String::new(); 30]).unwrap().evidence.len(), 21);
+        assert_eq!(unseen_note(&[]), None);
     }
 }

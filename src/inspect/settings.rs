@@ -1,4 +1,5 @@
-//! Settings that trixie does not read any more: `/etc/sysctl.conf` and `~/.pam_environment`.
+//! Settings that a new release does not read any more: `/etc/sysctl.conf` (trixie, and Ubuntu's resolute) and `~/.pam_environment`
+//! (trixie).
 
 use std::path::Path;
 
@@ -16,18 +17,24 @@ pub(super) struct Facts {
     sysctl: Vec<String>,
     /// Files of users with settings in them.
     pam_environment: Vec<String>,
+    /// Files of users that could not be looked at.
+    unseen: Vec<String>,
 }
 
-pub(super) fn facts(root: &Path) -> Result<Facts, InspectError> {
+/// Homes are looked into only for a release that does not read `~/.pam_environment`.
+pub(super) fn facts(root: &Path, homes_too: bool) -> Result<Facts, InspectError> {
     let sysctl = reading::text(root, "etc/sysctl.conf")?.unwrap_or_default();
-    let mut pam_environment = Vec::new();
-    for home in homes(&reading::text(root, "etc/passwd")?.unwrap_or_default()) {
+    let (mut pam_environment, mut unseen) = (Vec::new(), Vec::new());
+    let passwd = if homes_too { reading::text(root, "etc/passwd")? } else { None };
+    for home in homes(&passwd.unwrap_or_default()) {
         let path = format!("{}/.pam_environment", home.trim_end_matches('/'));
-        if reading::text(root, &path)?.is_some_and(|text| reading::settings(&text).next().is_some()) {
+        if reading::of_user(root, &path, &mut unseen)
+            .is_some_and(|text| reading::settings(&text).next().is_some())
+        {
             pam_environment.push(path);
         }
     }
-    Ok(Facts { sysctl: reading::settings(&sysctl).map(str::to_owned).collect(), pam_environment })
+    Ok(Facts { sysctl: reading::settings(&sysctl).map(str::to_owned).collect(), pam_environment, unseen })
 }
 
 /// The home directories of root and of people; those of services lie below `/var`, `/run` or nowhere.
@@ -50,7 +57,7 @@ pub(super) fn homes(passwd: &str) -> Vec<String> {
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     if !facts.sysctl.is_empty() {
-        let what = "/etc/sysctl.conf holds settings: the new release renames the file to sysctl.conf.dpkg-bak, and they stop to apply.";
+        let what = "/etc/sysctl.conf holds settings: the new release does not read that file any more, and they stop to apply.";
         let remedy = "mv /etc/sysctl.conf /etc/sysctl.d/90-local.conf && sysctl --system";
         found.push(Finding::warning("sysctl-conf", what, remedy).with_evidence(
             facts.sysctl.iter().map(|line| format!("/etc/sysctl.conf: {}", show::line(line))),
@@ -64,6 +71,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
                 .with_evidence(facts.pam_environment.iter().map(|path| show::line(path))),
         );
     }
+    found.extend(reading::unseen_note(&facts.unseen));
     found
 }
 
@@ -82,11 +90,12 @@ mod tests {
             ("etc/passwd", PASSWD),
             ("etc/sysctl.conf", "#\n# /etc/sysctl.conf\n#net.ipv4.ip_forward=1\n"),
         ]);
-        assert!(findings(&facts(dir.path()).unwrap()).is_empty());
+        assert!(findings(&facts(dir.path(), true).unwrap()).is_empty());
         put(dir.path(), "etc/sysctl.conf", "#x\nnet.ipv4.ip_forward=1\n");
         put(dir.path(), "home/ann/.pam_environment", "PATH DEFAULT=/x\n");
         put(dir.path(), "var/www/.pam_environment", "X=1\n");
-        let found = findings(&facts(dir.path()).unwrap());
+        assert_eq!(ids(&findings(&facts(dir.path(), false).unwrap())), ["warning sysctl-conf"]);
+        let found = findings(&facts(dir.path(), true).unwrap());
         assert_eq!(ids(&found), ["warning sysctl-conf", "warning pam-environment"]);
         assert_eq!(found[0].evidence, ["/etc/sysctl.conf: net.ipv4.ip_forward=1"]);
         assert_eq!(found[1].evidence, ["/home/ann/.pam_environment"]);

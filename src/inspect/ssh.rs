@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::Circumstances;
 use super::reading::{self, InspectError};
 use super::settings::homes;
 use crate::finding::Finding;
@@ -21,6 +20,8 @@ pub(super) struct Facts {
     fragile_server: Option<String>,
     /// Where DSA keys are relied on: files, and lines of the configuration.
     dsa: Vec<String>,
+    /// Files of users that could not be looked at.
+    unseen: Vec<String>,
 }
 
 pub(super) fn facts(root: &Path, packages: &Packages) -> Result<Facts, InspectError> {
@@ -28,7 +29,7 @@ pub(super) fn facts(root: &Path, packages: &Packages) -> Result<Facts, InspectEr
         Some(version) if older(version, SAFE_SERVER)? => Some(version.to_owned()),
         _ => None,
     };
-    let mut dsa = Vec::new();
+    let (mut dsa, mut unseen) = (Vec::new(), Vec::new());
     let parts = reading::names(root, "etc/ssh/sshd_config.d")?;
     let files = parts
         .iter()
@@ -45,7 +46,7 @@ pub(super) fn facts(root: &Path, packages: &Packages) -> Result<Facts, InspectEr
     for home in homes(&reading::text(root, "etc/passwd")?.unwrap_or_default()) {
         for name in ["authorized_keys", "authorized_keys2"] {
             let file = format!("{}/.ssh/{name}", home.trim_end_matches('/'));
-            let text = reading::text(root, &file)?.unwrap_or_default();
+            let text = reading::of_user(root, &file, &mut unseen).unwrap_or_default();
             let count = reading::settings(&text)
                 .filter(|line| line.split_ascii_whitespace().any(|word| word == "ssh-dss"))
                 .count();
@@ -54,7 +55,7 @@ pub(super) fn facts(root: &Path, packages: &Packages) -> Result<Facts, InspectEr
             }
         }
     }
-    Ok(Facts { fragile_server, dsa })
+    Ok(Facts { fragile_server, dsa, unseen })
 }
 
 fn relies_on_dsa(line: &str) -> bool {
@@ -74,10 +75,8 @@ fn older(version: &str, than: &str) -> Result<bool, InspectError> {
     Ok(Exec::new("dpkg")?.args(["--compare-versions", version, "lt", than]).output()?.status.success())
 }
 
-pub(super) fn findings(facts: &Facts, about: &Circumstances<'_>) -> Vec<Finding> {
-    if !about.reaches("trixie") {
-        return Vec::new();
-    }
+/// On the way to trixie; other releases change nothing of this.
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(version) = &facts.fragile_server {
         let what = "this version of the ssh server may refuse new logins while an upgrade is interrupted.";
@@ -96,12 +95,12 @@ pub(super) fn findings(facts: &Facts, about: &Circumstances<'_>) -> Vec<Finding>
                 .with_evidence(facts.dsa.iter().map(|line| show::line(line))),
         );
     }
+    found.extend(reading::unseen_note(&facts.unseen));
     found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::made_up::about_trixie;
     use super::super::reading::made_up::{ids, tree};
     use super::*;
 
@@ -109,7 +108,7 @@ mod tests {
         let dir = tree(files);
         let installed = [("openssh-server".to_owned(), version.to_owned())].into();
         let facts = facts(dir.path(), &Packages { installed, ..Packages::default() }).unwrap();
-        about_trixie(|about| findings(&facts, &about))
+        findings(&facts)
     }
 
     #[test]

@@ -59,17 +59,26 @@ pub enum ContentsError {
 
 /// The piece of apt's configuration that makes `apt-get update` fetch the index for one architecture, checked against the signed
 /// Release file as everything else is. Use it in an update of its own: when a mirror has no good copy, the whole update fails.
+///
+/// Debian has an index for each component, and Ubuntu one for each suite: apt looks for that one only where the first is not named
+/// by the Release file.
 #[must_use]
 pub fn index_target_configuration(architecture: &str) -> String {
     // The name of the architecture is written out: with a variable apt fetches the index of architecture "all" too, which is three
     // times as large and has no library in it.
     // A name of its own: `Contents-deb` is apt-file's, whose setting of the machine's the private apt turns off.
-    format!(
-        "Acquire::IndexTargets::deb::Contents-libraries {{\n  MetaKey \"$(COMPONENT)/Contents-{architecture}\";\n  \
-         flatMetaKey \"Contents-{architecture}\";\n  ShortDescription \"Contents-{architecture}\";\n  \
-         Description \"$(RELEASE)/$(COMPONENT) {architecture} Contents\";\n  flatDescription \"$(RELEASE) Contents\";\n  \
-         KeepCompressed \"true\";\n  PDiffs \"false\";\n  DefaultEnabled \"true\";\n}};\n"
-    )
+    let target = |name: &str, key: &str, more: &str| {
+        format!(
+            "Acquire::IndexTargets::deb::{name} {{\n  MetaKey \"{key}\";\n  \
+             flatMetaKey \"Contents-{architecture}\";\n  ShortDescription \"Contents-{architecture}\";\n  \
+             Description \"$(RELEASE)/$(COMPONENT) {architecture} Contents\";\n  flatDescription \"$(RELEASE) Contents\";\n  \
+             KeepCompressed \"true\";\n  PDiffs \"false\";\n  DefaultEnabled \"true\";\n{more}}};\n"
+        )
+    };
+    let of_component = format!("$(COMPONENT)/Contents-{architecture}");
+    let fallback = "  Fallback-Of \"Contents-libraries\";\n  Identifier \"Contents-libraries\";\n";
+    target("Contents-libraries", &of_component, "")
+        + &target("Contents-libraries-of-suite", &format!("Contents-{architecture}"), fallback)
 }
 
 /// The indexes for one architecture among apt's lists, in whatever form apt keeps them.

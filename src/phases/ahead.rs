@@ -191,7 +191,7 @@ pub(super) fn fetch(
         return Ok(Fetched { findings, ..Fetched::default() });
     };
     let growth = ahead.facts.prediction.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
-    let (found, foretold) = packages::download(ahead, places, hop, progress, &told)?;
+    let (found, foretold) = packages::download(ahead, places, progress, &told)?;
     findings.extend(found);
     let configuration = configuration(&packages::archives(places));
     findings.extend(of_configuration(config, &configuration));

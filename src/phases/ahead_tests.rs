@@ -27,6 +27,11 @@ struct Archive(tempfile::TempDir);
 impl Archive {
     /// `by_hash`: files lie where Debian's mirrors have them for whoever asks by their digest, and nowhere else.
     fn new(by_hash: bool) -> Self {
+        Self::with_index(by_hash, "main/Contents-amd64")
+    }
+
+    /// `index`: its name below the suite.
+    fn with_index(by_hash: bool, index: &str) -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let archive = Self(dir);
@@ -35,7 +40,8 @@ impl Archive {
         let mut lines = String::new();
         for (name, text) in [
             ("main/binary-amd64/Packages", packages),
-            ("main/Contents-amd64", INDEX),
+            (index, INDEX),
+            ("universe/binary-amd64/Packages", ""),
             // Three times as large in Debian, and asked for by nobody.
             ("main/Contents-all", "usr/share/x  doc/x\n"),
         ] {
@@ -64,7 +70,7 @@ impl Archive {
             }
         }
         let release = format!(
-            "Origin: Debian\nSuite: stable\nCodename: trixie\nArchitectures: all amd64\nComponents: main\nDate: {}\n\
+            "Origin: Debian\nSuite: stable\nCodename: trixie\nArchitectures: all amd64\nComponents: main universe\nDate: {}\n\
              Acquire-By-Hash: {}\nSHA256:\n{lines}",
             jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S UTC"),
             if by_hash { "yes" } else { "no" }
@@ -152,7 +158,7 @@ fn can_run() -> bool {
 }
 
 fn ask(kept: Option<&Path>, uri: &str, wanted: &contents::Wanted) -> Result<contents::Provided> {
-    let line = format!("deb [trusted=yes] {uri} trixie main\n");
+    let line = format!("deb [trusted=yes] {uri} trixie main universe\n");
     ask_index(kept, &entries(Path::new("/etc/apt/sources.list"), &line), wanted, &|_| {})
 }
 
@@ -194,6 +200,27 @@ fn a_good_index_names_what_is_gone() {
                 "what was kept is not fetched again"
             );
         }
+    }
+}
+
+/// Ubuntu has one index for all components of a suite. It is fetched once.
+#[test]
+fn an_index_of_a_whole_suite_is_found() {
+    if !can_run() {
+        return;
+    }
+    let (_root, facts) = own_program();
+    let archive = Archive::with_index(false, "Contents-amd64");
+    let (uri, asked) = serve(archive.0.path().to_owned());
+    let kept = tempfile::tempdir().unwrap();
+    for again in [false, true] {
+        let provided = ask(Some(kept.path()), &uri, &facts.wanted()).unwrap();
+        assert!(provided.whole && provided.lines == 3, "{provided:?}");
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        println!("again {again}: {asked:?}");
+        let indexes: Vec<_> = asked.iter().filter(|path| path.contains("Contents-")).collect();
+        let expected = if again { vec![] } else { vec!["dists/trixie/Contents-amd64.gz"] };
+        assert_eq!(indexes, expected);
     }
 }
 

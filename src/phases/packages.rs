@@ -5,12 +5,13 @@ use std::path::Path;
 
 use super::{Result, trouble};
 use crate::compat;
+use crate::compat::origins::{Origins, is_own};
 use crate::finding::Finding;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::release::apt::{self, AptSettings};
 use crate::release::hop::{Distribution, Hop};
-use crate::release::prediction::{Foretold, Prediction};
+use crate::release::prediction::Foretold;
 use crate::release::preview;
 use crate::release::sources::{self, entries::Entry};
 use crate::release::ubuntu;
@@ -42,7 +43,12 @@ pub(super) fn look(
     // Without the state volume nothing is left behind, not even its directory.
     let directory = places.path().is_dir().then(|| places.apt());
     let ahead = compat::look(hop, &plan, directory.as_deref(), told).map_err(trouble)?;
-    let findings = compat::findings(&ahead.facts, hop);
+    let mut findings = compat::findings(&ahead.facts, hop);
+    let prediction = &ahead.facts.prediction;
+    if hop.distribution() == Distribution::Ubuntu {
+        findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
+    }
+    findings.extend(space(free_on_root()?, prediction.download_bytes, prediction.disk_bytes));
     Ok((ahead, findings))
 }
 
@@ -51,7 +57,6 @@ pub(super) fn look(
 pub(super) fn download(
     ahead: compat::Ahead,
     places: &StateDirectory,
-    hop: &Hop,
     progress: &Progress,
     told: &dyn Fn(apt::Progress),
 ) -> Result<(Vec<Finding>, Foretold)> {
@@ -76,19 +81,26 @@ pub(super) fn download(
         prediction.removed.len(),
         prediction.download_bytes
     ));
-    let mut findings = Vec::new();
-    if hop.distribution() == Distribution::Ubuntu {
-        findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
-    }
-    findings.extend(space(&prediction, &archives)?);
+    // Once more: the archives themselves may lie on the same disk.
+    let packed = packed_bytes(&archives).map_err(trouble)?;
+    let findings = space(free_on_root()?, packed, prediction.disk_bytes).into_iter().collect();
     Ok((findings, Foretold { prediction, before: compat::versions(ahead.facts.packages) }))
 }
 
 /// The distribution's own repositories as the hop leaves them: those that this program knows to rewrite.
 pub(super) fn own_sources(hop: &Hop) -> Result<Vec<Entry>> {
     let plan = sources::plan_sources(Path::new("/"), hop).map_err(trouble)?;
-    let own = |entry: &Entry| entry.suites.iter().any(|suite| suite == hop.to().codename);
-    Ok(preview::target_entries(&plan).into_iter().filter(own).collect())
+    Ok(own_among(preview::target_entries(&plan), hop))
+}
+
+/// Others name their suites after releases too: they are left out, unless every address is unknown, as it is with a mirror of one's own.
+fn own_among(mut entries: Vec<Entry>, hop: &Hop) -> Vec<Entry> {
+    entries.retain(|entry| entry.suites.iter().any(|suite| suite == hop.to().codename));
+    let by_address = |entry: &Entry| is_own(entry, hop.distribution(), &Origins::new());
+    if entries.iter().any(by_address) {
+        entries.retain(by_address);
+    }
+    entries
 }
 
 pub(super) fn shown(state: &apt::Progress) -> String {
@@ -139,20 +151,23 @@ pub(super) fn make_room(places: &StateDirectory) {
 /// How much larger packages are unpacked. Source: the 173 packages of a small bookworm server: 77 MiB packed, 290 MiB unpacked.
 const UNPACKED: u64 = 5;
 
-/// Predicts whether the root has room: nothing that the upgrade replaces is freed, because the snapshot keeps it.
-fn space(facts: &Prediction, archives: &Path) -> Result<Option<Finding>> {
+fn free_on_root() -> Result<u64> {
     let root = rustix::fs::statvfs("/").map_err(trouble)?;
-    let free = root.f_bavail.saturating_mul(root.f_frsize);
-    let packed = packed_bytes(archives).map_err(trouble)?;
-    let growth = facts.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
+    Ok(root.f_bavail.saturating_mul(root.f_frsize))
+}
+
+/// Predicts whether the root has room for packages of so many bytes, by which the system grows as apt says: nothing that the upgrade
+/// replaces is freed, because the snapshot keeps it.
+fn space(free: u64, packed: u64, growth: Option<i64>) -> Option<Finding> {
+    let growth = growth.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
     let needed = growth.max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
-    Ok((free < needed).then(|| {
+    (free < needed).then(|| {
         Finding::inhibitor(
             "space-on-root",
             format!("the root has {} MiB free; the upgrade needs about {} MiB.", free >> 20, needed >> 20),
             "make room on /, for instance with apt-get clean, or `safe-upgrade prune` for earlier runs",
         )
-    }))
+    })
 }
 
 /// The size of everything that was downloaded.
@@ -175,5 +190,36 @@ mod tests {
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("a_1%3a2_amd64.deb") && left("lock") && left("partial"));
         assert!(!left("a_1%3a1_amd64.deb"));
+    }
+
+    #[test]
+    fn whose_index_is_asked_for() {
+        let hop = Hop::between("noble", "resolute").unwrap();
+        let of = |lines: &str| -> Vec<String> {
+            let entries = sources::entries::entries(Path::new("/etc/apt/sources.list"), lines);
+            own_among(entries, &hop).into_iter().flat_map(|entry| entry.uris).collect()
+        };
+        let ppa = "deb https://ppa.invalid/owner/name/ubuntu resolute main\n";
+        let own = "deb http://mirror.invalid/ubuntu resolute main\n";
+        let elsewhere = "deb http://mirror.invalid/copy resolute main\n";
+        let old = "deb http://mirror.invalid/ubuntu noble main\n";
+        assert_eq!(of(&format!("{ppa}{own}{old}")), ["http://mirror.invalid/ubuntu"]);
+        assert_eq!(of(elsewhere), ["http://mirror.invalid/copy"]);
+        assert!(of(old).is_empty());
+    }
+
+    #[test]
+    fn room_for_what_was_foretold() {
+        let gib = 1 << 30;
+        assert_eq!(space(6 * gib, gib, None), None);
+        assert_eq!(space(6 * gib, gib, Some(-5)), None, "what it frees, the snapshot keeps");
+        let found = space(6 * gib - 1, gib, None).unwrap();
+        assert_eq!(
+            (found.id.as_str(), found.severity),
+            ("space-on-root", crate::finding::Severity::Inhibitor)
+        );
+        assert!(found.what.contains("6143 MiB free"), "{}", found.what);
+        assert!(space(6 * gib, 1, Some(7 << 30)).is_some());
+        assert_eq!(space(gib, 0, None), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::release::simulation::{self, SimulationError};
+use crate::release::simulation::{self, Simulation, SimulationError};
 use crate::system::exec::{Exec, ExecError};
 use crate::system::identity::{self, IdentityError, OsRelease};
 
@@ -13,7 +13,8 @@ pub struct CompletionFacts {
     pub os_release: OsRelease,
     /// What `dpkg --audit` says; nothing is good.
     pub audit: String,
-    /// What `apt-get check` says against; `None` is good.
+    /// What `apt-get check` says against; `None` is good. With a complaint nobody can say what would be upgraded: apt calculates
+    /// nothing on broken dependencies, and `pending` and `kept_back` are empty.
     pub check: Option<String>,
     /// Packages that are neither fully installed nor gone, with dpkg's words (`nginx: half-configured`).
     pub unfinished: Vec<String>,
@@ -65,13 +66,17 @@ pub fn completion_facts(root: &Path) -> Result<CompletionFacts, CompletionError>
         ])
         .text()?;
     let states = parse_states(&listed)?;
-    let simulated = simulation::parse_simulation(&apt_get(root)?.args(["-s", "full-upgrade"]).text()?)?;
+    let check = (!check.status.success()).then(|| both(&check.stdout, &check.stderr));
+    let simulated = match check {
+        None => simulation::parse_simulation(&apt_get(root)?.args(["-s", "full-upgrade"]).text()?)?,
+        Some(_) => Simulation::default(),
+    };
     let held = states.held;
     let free = |name: &String| !held.iter().any(|hold| same_package(hold, name));
     Ok(CompletionFacts {
         os_release,
         audit: both(&audit.stdout, &audit.stderr),
-        check: (!check.status.success()).then(|| both(&check.stdout, &check.stderr)),
+        check,
         unfinished: states.unfinished,
         pending: simulated.upgraded.into_iter().map(|change| change.package).filter(free).collect(),
         kept_back: simulated.kept_back.into_iter().filter(free).collect(),
@@ -172,5 +177,35 @@ mod tests {
     fn names_of_dpkg_and_apt() {
         assert!(same_package("libc6:amd64", "libc6") && same_package("x:i386", "x:i386"));
         assert!(!same_package("x:amd64", "x:i386") && !same_package("xy", "x"));
+    }
+
+    /// A real apt on a made-up root: both questions end with 100 there.
+    #[test]
+    fn broken_dependencies_are_a_fact() {
+        if ["apt-get", "dpkg", "dpkg-query"].iter().any(|tool| crate::system::exec::find_tool(tool).is_err())
+        {
+            println!("skipped: needs apt and dpkg");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let stanza = |name: &str, more: &str| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n{more}\
+                 Maintainer: x <x@mirror.invalid>\nDescription: x\n\n"
+            )
+        };
+        let status = dir.path().join("var/lib/dpkg/status");
+        for directory in ["etc/apt", "var/lib/dpkg", "var/lib/apt/lists", "var/cache/apt/archives"] {
+            std::fs::create_dir_all(dir.path().join(directory)).unwrap();
+        }
+        let release = "ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\n";
+        std::fs::write(dir.path().join("etc/os-release"), release).unwrap();
+        std::fs::write(&status, stanza("dpkg", "")).unwrap();
+        assert_eq!(completion_facts(dir.path()).unwrap().check, None);
+        std::fs::write(&status, stanza("dpkg", "") + &stanza("broken", "Depends: not-there\n")).unwrap();
+        let facts = completion_facts(dir.path()).unwrap();
+        let complaint = facts.check.unwrap();
+        assert!(complaint.contains("broken : Depends: not-there"), "{complaint}");
+        assert!(facts.pending.is_empty() && facts.kept_back.is_empty());
     }
 }

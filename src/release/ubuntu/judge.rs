@@ -4,9 +4,9 @@
 use super::log::{Marker, Story};
 use crate::system::watched::Ended;
 
-/// What was seen of one upgrade, after it had ended.
+/// What the upgrader itself told, after it had ended.
 #[derive(Debug, Clone)]
-pub struct Observed<'o> {
+pub struct Told<'o> {
     /// How its program ended.
     pub ended: Ended,
     /// What `main.log` told.
@@ -15,6 +15,11 @@ pub struct Observed<'o> {
     pub output: &'o str,
     /// The exception at the end of the last traceback in `apt.log`.
     pub traceback: Option<String>,
+}
+
+/// What the machine is afterwards.
+#[derive(Debug, Clone)]
+pub struct Measured<'o> {
     /// `VERSION_ID` of os-release now.
     pub version: &'o str,
     /// `VERSION_ID` that it should be.
@@ -41,17 +46,28 @@ pub enum Verdict {
     },
 }
 
-/// Judges.
+/// Judges by what it told. Only where that is complete, the machine needs to be measured: after a crash in the middle, the package
+/// tools may not even answer.
 #[must_use]
-pub fn judge(observed: &Observed<'_>) -> Verdict {
-    match objection(observed) {
+pub fn judge(told: &Told<'_>) -> Verdict {
+    verdict(told.story, objection(told))
+}
+
+/// Judges by the machine, where it told that all was done.
+#[must_use]
+pub fn judge_machine(story: &Story, measured: &Measured<'_>) -> Verdict {
+    verdict(story, objection_of_machine(story, measured))
+}
+
+fn verdict(story: &Story, objection: Option<String>) -> Verdict {
+    match objection {
         None => Verdict::Complete,
-        Some(why) => Verdict::Failed { past_no_return: observed.story.past_no_return(), why },
+        Some(why) => Verdict::Failed { past_no_return: story.past_no_return(), why },
     }
 }
 
 /// The first thing that speaks against it, the most telling first.
-fn objection(seen: &Observed<'_>) -> Option<String> {
+fn objection(seen: &Told<'_>) -> Option<String> {
     let story = seen.story;
     match seen.ended {
         Ended::Silent(span) => {
@@ -73,9 +89,10 @@ fn objection(seen: &Observed<'_>) -> Option<String> {
     if let Some(marker) = most_telling(&story.markers) {
         return Some(marker.sentence());
     }
-    if !story.finished() || seen.ended != Ended::Exit(0) {
-        return Some(ended_early(seen));
-    }
+    (!story.finished() || seen.ended != Ended::Exit(0)).then(|| ended_early(seen))
+}
+
+fn objection_of_machine(story: &Story, seen: &Measured<'_>) -> Option<String> {
     if seen.version != seen.target {
         return Some(format!("os-release says {:?} and not {:?}", seen.version, seen.target));
     }
@@ -110,7 +127,7 @@ fn most_telling(markers: &[Marker]) -> Option<&Marker> {
     markers.iter().min_by_key(|marker| rank(marker)).filter(|marker| **marker != Marker::Abort)
 }
 
-fn ended_early(seen: &Observed<'_>) -> String {
+fn ended_early(seen: &Told<'_>) -> String {
     if let Some(traceback) = &seen.traceback {
         return format!("the upgrader crashed in the phase \"{}\": {traceback}", at(seen.story));
     }
@@ -141,7 +158,7 @@ const REFUSALS: [(&str, &str); 9] = [
     ("Upgrades to the development release", "only a development release is offered"),
 ];
 
-fn never_started(seen: &Observed<'_>) -> String {
+fn never_started(seen: &Told<'_>) -> String {
     let known = REFUSALS.iter().find(|(text, _)| seen.output.contains(text));
     match known {
         Some((_, meaning)) => format!("the upgrader never started: {meaning}"),

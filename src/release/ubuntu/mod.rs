@@ -28,7 +28,7 @@ use crate::release::completion::{self, CompletionError};
 use crate::release::hop::Hop;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use drive::{Drive, DriveError, Seen, Upgrader};
-use judge::{Observed, Verdict};
+use judge::{Measured, Told, Verdict};
 
 /// How often the logs are looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -116,15 +116,17 @@ fn all_steps(
     let upgraders_sshd = rescue_sshd::end_upgraders_own();
     let taken_away = in_place.take_away();
     let driven = driven?;
-    taken_away?;
     if upgraders_sshd {
         tracing::warn!("the upgrader ran below an ssh login and had started a second sshd, which was ended");
     }
-    let verdict = judge_it(&report.hop, root, &driven)?;
-    if matches!(verdict, Verdict::Failed { past_no_return: false, .. }) {
-        report.rewritten = sources::put_back(root, settings.kept_sources)?;
-    }
+    let verdict = judge_it(report, root, settings.kept_sources, &driven)?;
     report.stages.push(outcome(&driven));
+    if let (Verdict::Failed { .. }, Err(error)) = (&verdict, &taken_away) {
+        // Why it failed is worth more, and what a dead process leaves behind is taken away at the next start.
+        tracing::warn!("the upgrader's settings were not taken away: {}", crate::error::chain(error));
+    } else {
+        taken_away?;
+    }
     if let Verdict::Failed { past_no_return, why } = verdict {
         let consequence =
             if past_no_return { "packages had been changed" } else { "no package was changed by it" };
@@ -167,19 +169,39 @@ fn shown(seen: Seen) -> Progress {
     }
 }
 
-fn judge_it(hop: &Hop, root: &Path, driven: &Drive) -> Result<Verdict, UbuntuError> {
-    let facts = completion::completion_facts(root)?;
-    Ok(judge::judge(&Observed {
-        ended: driven.ended,
-        story: &driven.story,
-        output: &driven.output,
-        traceback: driven.traceback.clone(),
-        version: &facts.os_release.version_id,
-        target: hop.to().version,
-        audit: &facts.audit,
-        check: facts.check.as_deref(),
-        held: &facts.held,
-    }))
+/// When it failed before packages were changed, the sources are put back before anything else: nothing that could fail comes first.
+fn judge_it(
+    report: &mut UpgradeReport,
+    root: &Path,
+    kept_sources: &Path,
+    driven: &Drive,
+) -> Result<Verdict, UbuntuError> {
+    let story = &driven.story;
+    let traceback = driven.traceback.clone();
+    let mut verdict = judge::judge(&Told { ended: driven.ended, story, output: &driven.output, traceback });
+    if verdict == Verdict::Complete {
+        let facts = completion::completion_facts(root)?;
+        verdict = judge::judge_machine(
+            story,
+            &Measured {
+                version: &facts.os_release.version_id,
+                target: report.hop.to().version,
+                audit: &facts.audit,
+                check: facts.check.as_deref(),
+                held: &facts.held,
+            },
+        );
+    }
+    if let Verdict::Failed { past_no_return: false, why } = &mut verdict {
+        match sources::put_back(root, kept_sources) {
+            Ok(touched) => report.rewritten = touched,
+            Err(error) => {
+                why.push_str("; and its apt sources could not be put back: ");
+                why.push_str(&crate::error::chain(&error));
+            }
+        }
+    }
+    Ok(verdict)
 }
 
 /// In the form of a stage of apt. The sum at the end of its output is ours, in apt-get's words: the upgrader prints none.
@@ -236,5 +258,57 @@ mod tests {
         assert_eq!(outcome.conffile_prompts.len(), 1);
         let shown = shown(Seen { phase: None, percent: 0.0, package: None });
         assert_eq!(shown.detail, "fetching the upgrade tool");
+    }
+
+    /// The machine of this test has no os-release and no packages: after a crash nothing of it may be asked first.
+    #[test]
+    fn a_crash_before_packages_puts_the_sources_back_and_keeps_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, kept) = (dir.path().join("root"), dir.path().join("kept"));
+        let file = root.join("etc/apt/sources.list.d/ubuntu.sources");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "Suites: noble\n").unwrap();
+        sources::keep(&root, &kept).unwrap();
+        std::fs::write(&file, "Suites: resolute\n").unwrap();
+        let crash = |log: &[u8]| {
+            let mut reader = log::LogReader::default();
+            reader.push(log);
+            Drive {
+                ended: Ended::Exit(1),
+                duration: Duration::from_secs(50),
+                story: reader.story().clone(),
+                output: String::new(),
+                terminal: String::new(),
+                traceback: Some("AttributeError: made up".into()),
+                left_running: 0,
+            }
+        };
+        let mut report = UpgradeReport {
+            hop: Hop::between("noble", "resolute").unwrap(),
+            rewritten: Vec::new(),
+            findings: Vec::new(),
+            stages: Vec::new(),
+            conffiles: Vec::new(),
+        };
+        let after = crash(include_bytes!("../../../tests/fixtures/ubuntu/failure-after.log"));
+        let verdict = judge_it(&mut report, &root, &kept, &after).unwrap();
+        assert!(matches!(verdict, Verdict::Failed { past_no_return: true, .. }), "{verdict:?}");
+        assert!(report.rewritten.is_empty(), "packages are of the new release, and so stay the sources");
+
+        let before = crash(include_bytes!("../../../tests/fixtures/ubuntu/uncaught.main.log"));
+        let Verdict::Failed { past_no_return: false, why } =
+            judge_it(&mut report, &root, &kept, &before).unwrap()
+        else {
+            panic!("judged otherwise")
+        };
+        assert!(why.contains("AttributeError: made up"), "{why}");
+        assert_eq!(report.rewritten, [Path::new("/etc/apt/sources.list.d/ubuntu.sources")]);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "Suites: noble\n");
+
+        let nothing_kept = dir.path().join("none");
+        let verdict = judge_it(&mut report, &root, &nothing_kept, &before).unwrap();
+        assert!(
+            matches!(verdict, Verdict::Failed { why, .. } if why.contains("AttributeError") && why.contains("put back"))
+        );
     }
 }

@@ -60,6 +60,9 @@ pub struct Facts {
     pub reboot_packages: Vec<String>,
     /// Packages with updates of this release, without the held ones.
     pub pending: Vec<String>,
+    /// Packages whose updates `apt-get upgrade --with-new-pkgs` leaves, although nobody holds them; without those that are still
+    /// handed out to a part of all machines only, which the upgrader passes over.
+    pub kept_back: Vec<String>,
     /// Held packages with updates of this release.
     pub held_with_updates: Vec<String>,
     /// Whether nothing can be started from `/tmp`.
@@ -128,7 +131,13 @@ pub fn collect(packages: &CompletionFacts) -> Result<Facts, FactsError> {
         reboot_packages: prepare::reboot_packages(root)
             .map_err(|source| FactsError::Read { path: reboot, source })?,
         pending: packages.pending.clone(),
-        held_with_updates: held_with_updates(&packages.held)?,
+        // On broken dependencies apt calculates nothing, and somebody else says so.
+        kept_back: if packages.check.is_none() { kept_back(&packages.held)? } else { Vec::new() },
+        held_with_updates: if packages.check.is_none() {
+            held_with_updates(&packages.held)?
+        } else {
+            Vec::new()
+        },
         tmp_noexec: mount_option(&mounts, "/tmp", "noexec") == Some(true),
         esp: esp(
             root.join("sys/firmware/efi").is_dir(),
@@ -184,6 +193,16 @@ fn held_with_updates(held: &[String]) -> Result<Vec<String>, FactsError> {
         .map(|change| bare(&change.package))
         .filter(|name| held.contains(name))
         .collect())
+}
+
+/// What the run's own updates would leave.
+fn kept_back(held: &[String]) -> Result<Vec<String>, FactsError> {
+    let phased = "APT::Get::Always-Include-Phased-Updates=true";
+    let options = ["-s", "-o", "Debug::NoLocking=true", "-o", phased, "upgrade", "--with-new-pkgs"];
+    let simulated = simulation::parse_simulation(&Exec::new("apt-get")?.args(options).text()?)?;
+    let bare = |name: &str| name.split(':').next().unwrap_or(name).to_owned();
+    let is_held = |name: &String| held.iter().any(|held| bare(held) == bare(name));
+    Ok(simulated.kept_back.into_iter().filter(|name| !is_held(name)).collect())
 }
 
 fn writes_esp(package: &str) -> bool {

@@ -31,6 +31,7 @@ fn plain() -> Facts {
         offer: Asked::Answer(vec![offer("noble"), offer("resolute")]),
         reboot_packages: vec![],
         pending: vec![],
+        kept_back: vec![],
         held_with_updates: vec![],
         tmp_noexec: false,
         esp: Esp::Writable,
@@ -66,12 +67,13 @@ type Damage = fn(&mut Facts);
 
 #[test]
 fn each_trouble_is_named_alone() {
-    let cases: [(&str, Damage); 17] = [
+    let cases: [(&str, Damage); 18] = [
         ("ubuntu-prompt-never", |facts| facts.prompt = Some("never".into())),
         ("ubuntu-meta-release-unreachable", |facts| facts.offer = Asked::Unknown("timed out".into())),
         ("ubuntu-target-not-offered", |facts| facts.offer = Asked::Answer(vec![])),
         ("ubuntu-reboot-pending", |facts| facts.reboot_packages = vec!["libc6".into()]),
         ("ubuntu-updates-want-reboot", |facts| facts.pending = vec!["linux-generic".into(), "vim".into()]),
+        ("ubuntu-updates-kept-back", |facts| facts.kept_back = vec!["nginx".into()]),
         ("ubuntu-held-with-updates", |facts| facts.held_with_updates = vec!["nginx".into()]),
         ("ubuntu-tmp-noexec", |facts| facts.tmp_noexec = true),
         ("ubuntu-esp-not-mounted", |facts| facts.esp = Esp::NotMounted),
@@ -93,6 +95,43 @@ fn each_trouble_is_named_alone() {
         damage(&mut facts);
         assert_eq!(ids(&facts, &hop("noble", "resolute")), [(id.to_owned(), Severity::Inhibitor)]);
     }
+}
+
+#[test]
+fn only_kernels_and_the_c_library_want_a_reboot() {
+    let of = |pending: &str| {
+        let mut facts = plain();
+        facts.pending = vec![pending.into()];
+        !ids(&facts, &hop("noble", "resolute")).is_empty()
+    };
+    for name in [
+        "linux-image-generic",
+        "linux-image-6.8.0-60-generic",
+        "linux-generic-hwe-24.04",
+        "linux-aws",
+        "libc6:amd64",
+    ] {
+        assert!(of(name), "{name}");
+    }
+    for name in [
+        "linux-libc-dev",
+        "linux-firmware",
+        "linux-tools-common",
+        "linux-headers-generic",
+        "linux-aws-headers-6.8.0-1",
+        "libc6-dev",
+    ] {
+        assert!(!of(name), "{name}");
+    }
+}
+
+#[test]
+fn who_does_not_answer_can_be_made_to() {
+    let mut facts = plain();
+    facts.native_accounts = Asked::Unknown("access denied".into());
+    let found = judge(&facts, &hop("noble", "resolute"));
+    let unknown = found.iter().find(|one| one.id == crate::finding::COULD_NOT_FIND_OUT).unwrap();
+    assert!(unknown.remedy.contains("/root/.my.cnf"), "{unknown:?}");
 }
 
 #[test]

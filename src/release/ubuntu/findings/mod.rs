@@ -69,11 +69,8 @@ fn up_to_date(facts: &Facts, findings: &mut Vec<Finding>) {
             .with_evidence(&facts.reboot_packages),
         );
     }
-    let reboots: Vec<&String> = facts
-        .pending
-        .iter()
-        .filter(|name| name.starts_with("linux-") || name.split(':').next() == Some("libc6"))
-        .collect();
+    let reboots: Vec<&String> =
+        facts.pending.iter().filter(|name| wants_reboot(name.split(':').next().unwrap_or(name))).collect();
     if !reboots.is_empty() {
         findings.push(
             Finding::inhibitor(
@@ -83,6 +80,17 @@ fn up_to_date(facts: &Facts, findings: &mut Vec<Finding>) {
                 "apt-get update && apt-get upgrade --with-new-pkgs, then reboot",
             )
             .with_evidence(reboots),
+        );
+    }
+    if !facts.kept_back.is_empty() {
+        findings.push(
+            Finding::inhibitor(
+                "ubuntu-updates-kept-back",
+                "updates of this release need something to be removed, or something that is not there. The run does not install such \
+                 updates by itself, and the upgrader refuses to start while there is one.",
+                "apt-get full-upgrade, after reading what it would remove; apt-get -s install PACKAGE says what is missing",
+            )
+            .with_evidence(&facts.kept_back),
         );
     }
     if !facts.held_with_updates.is_empty() {
@@ -98,6 +106,38 @@ fn up_to_date(facts: &Facts, findings: &mut Vec<Finding>) {
             .with_evidence(&facts.held_with_updates),
         );
     }
+}
+
+/// Whether an update of it asks for a reboot for which the upgrader waits ([`super::prepare::blocking_packages`]): kernels, the
+/// packages that bring the newest one, and the C library. Others of the kernel's names (`linux-libc-dev`, `linux-firmware`,
+/// `linux-tools-*`, `linux-headers-*`) do not.
+fn wants_reboot(package: &str) -> bool {
+    const FLAVOURS: [&str; 15] = [
+        "generic",
+        "virtual",
+        "server",
+        "lowlatency",
+        "kvm",
+        "aws",
+        "azure",
+        "gcp",
+        "gke",
+        "ibm",
+        "oracle",
+        "raspi",
+        "nvidia",
+        "oem",
+        "realtime",
+    ];
+    if package == "libc6" || package == "linux-base" || package.starts_with("linux-image-") {
+        return true;
+    }
+    let parts = ["headers", "tools", "modules"];
+    package.strip_prefix("linux-").is_some_and(|rest| {
+        let mut words = rest.split('-');
+        words.next().is_some_and(|first| FLAVOURS.contains(&first))
+            && !words.any(|word| parts.contains(&word))
+    })
 }
 
 /// Directories that the upgrader needs in a certain way.
@@ -176,7 +216,8 @@ fn quirks(facts: &Facts, hop: &Hop, findings: &mut Vec<Finding>) {
         ));
     }
     if resolute {
-        asked(&facts.rabbitmq_flags, "whether RabbitMQ's feature flags are enabled", findings, |flags| {
+        let what = "whether RabbitMQ's feature flags are enabled";
+        asked(&facts.rabbitmq_flags, (what, "systemctl start rabbitmq-server"), findings, |flags| {
             Finding::inhibitor(
                 "ubuntu-rabbitmq-feature-flags",
                 "feature flags of RabbitMQ are not enabled, and the version of 26.04 does not start without them.",
@@ -186,7 +227,10 @@ fn quirks(facts: &Facts, hop: &Hop, findings: &mut Vec<Finding>) {
         });
         asked(
             &facts.native_accounts,
-            "whether MySQL accounts use mysql_native_password",
+            (
+                "whether MySQL accounts use mysql_native_password",
+                "put root's credentials into /root/.my.cnf (mode 0600), and see that mysql answers root",
+            ),
             findings,
             |accounts| {
                 Finding::inhibitor(
@@ -201,15 +245,17 @@ fn quirks(facts: &Facts, hop: &Hop, findings: &mut Vec<Finding>) {
     }
 }
 
-/// "Could not find out" is a finding; an empty answer is none.
+/// "Could not find out" (what, and how it can be mended) is a finding; an empty answer is none.
 fn asked(
     answer: &Asked<Vec<String>>,
-    what: &str,
+    (what, remedy): (&str, &str),
     findings: &mut Vec<Finding>,
     found: impl FnOnce(&Vec<String>) -> Finding,
 ) {
     match answer {
-        Asked::Unknown(why) => findings.push(Finding::unknown(what, why)),
+        Asked::Unknown(why) => {
+            findings.push(Finding { remedy: remedy.into(), ..Finding::unknown(what, why) })
+        }
         Asked::Answer(list) if !list.is_empty() => findings.push(found(list)),
         Asked::Answer(_) | Asked::NotAsked => {}
     }
