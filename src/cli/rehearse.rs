@@ -30,13 +30,15 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
     needs_root("a rehearsal")?;
+    if args.end {
+        // Whatever the configuration and the journal say: the lock of rehearsals is all that it needs.
+        ground::is_there(places)?;
+        return end(args, places, out);
+    }
     let (config, _) = config::load(&args.common.config)?;
     let runs = ground::prepare_to_rehearse(places)?;
     // Held to the end: no run begins meanwhile.
     let _alone = if runs { Some(between_runs(places)?) } else { None };
-    if args.end {
-        return end(args, places, out);
-    }
     let hop = plan::hop(args.to.as_deref())?;
     // The unit removes at the next boot what a power cut leaves.
     if runs { ground::install(places) } else { ground::install_sweeper(places) }?;

@@ -29,6 +29,8 @@ pub(super) fn run(args: &RunArgs, places: &StateDirectory, out: &mut dyn Write) 
     let hop = plan::hop(args.to.as_deref())?;
     sweep(places);
     if args.rehearse {
+        // The unit removes at the next boot what a power cut leaves of a rehearsal.
+        ground::install(places)?;
         rehearse_first(&config, places, &hop)?;
         config.rehearsal.mode = Mode::Required;
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use super::AbsolutePath;
 use crate::system::span::Span;
 
 /// Whether a run wants a rehearsal.
@@ -26,6 +27,9 @@ pub struct Rehearsal {
     pub max_age: Span,
     /// Names of health checks that are not run in the clone: they need what it does not have.
     pub skip_checks: BTreeSet<String>,
+    /// Mount points of filesystems that the clone sees as they are, read-only. Its programs can reach the services whose sockets and
+    /// pipes lie there.
+    pub show: Vec<AbsolutePath>,
     /// Programs of this machine that test the clone from outside.
     #[serde(rename = "test")]
     pub tests: Vec<Test>,
@@ -34,7 +38,7 @@ pub struct Rehearsal {
 impl Default for Rehearsal {
     fn default() -> Self {
         let max_age = Span::seconds(7 * 86_400);
-        Self { mode: Mode::Off, max_age, skip_checks: BTreeSet::new(), tests: Vec::new() }
+        Self { mode: Mode::Off, max_age, skip_checks: BTreeSet::new(), show: Vec::new(), tests: Vec::new() }
     }
 }
 

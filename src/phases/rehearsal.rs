@@ -13,6 +13,7 @@ use crate::config::rehearsal::Test;
 use crate::driver::Trouble;
 use crate::evidence::{LastRehearsal, RehearsalFacts, RehearsalProof};
 use crate::finding::{COULD_NOT_FIND_OUT, Finding};
+use crate::health::baseline;
 use crate::places::StateDirectory;
 use crate::progress::Progress;
 use crate::rehearsal::clone::Origin;
@@ -22,7 +23,7 @@ use crate::rehearsal::record::{self, Outcome, RehearsalRecord};
 use crate::rehearsal::restored::Backup;
 use crate::rehearsal::sweep::{self, Claim};
 use crate::rehearsal::{RehearsalError, container};
-use crate::release::hop::Hop;
+use crate::release::hop::{Distribution, Hop};
 use crate::release::package_state::package_state;
 use crate::snapshot::layout;
 use crate::system::show;
@@ -83,6 +84,9 @@ pub fn rehearse(
     keep: bool,
     told: &dyn Fn(f32, &str),
 ) -> Result<Rehearsed> {
+    if hop.distribution() == Distribution::Ubuntu {
+        return Ok(Rehearsed::Refused(NOT_UBUNTU.into()));
+    }
     let rehearsals = places.rehearsals();
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else {
         return Ok(Rehearsed::Refused("another rehearsal is at work".into()));
@@ -95,8 +99,9 @@ pub fn rehearse(
         );
         return Ok(Rehearsed::Refused(why));
     }
-    if let Err(RehearsalError::Impossible(why)) = container::needed() {
-        return Ok(Rehearsed::Refused(why));
+    match container::needed() {
+        Err(RehearsalError::Impossible(why)) => return Ok(Rehearsed::Refused(why)),
+        needed => needed.map_err(trouble)?,
     }
     let mut origin = origin(config, places)?;
     if let Origin::Backup(backup) = &origin {
@@ -124,6 +129,7 @@ pub fn rehearse(
         }
     };
     let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
+    let show: Vec<PathBuf> = config.rehearsal.show.iter().map(|point| point.as_path().to_owned()).collect();
     let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
     let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
     // Without it SIGTERM would leave the clone for the next sweep.
@@ -145,12 +151,18 @@ pub fn rehearse(
         settle: config.health.settle,
         silence: config.upgrade.silence,
         soak: config.health.soak,
+        show: &show,
+        host: baseline::capture(Path::new("/")).map_err(trouble)?,
         tests: &tests,
         keep,
         stop: stop.as_ref(),
     };
-    match play::play(&script, &claim, told) {
+    // From here on the last rehearsal is this one, also when it is broken off.
+    record::forget(places.path()).map_err(trouble)?;
+    let keep_record = |played: &RehearsalRecord| record::write(places.path(), played);
+    match play::play(&script, &claim, told, &keep_record) {
         Ok(mut played) => {
+            record::write(places.path(), &played).map_err(trouble)?;
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
             record::write(places.path(), &played).map_err(trouble)?;
             Ok(Rehearsed::Done(Box::new(played)))
@@ -159,6 +171,9 @@ pub fn rehearse(
         Err(error) => Err(trouble(error)),
     }
 }
+
+const NOT_UBUNTU: &str = "on Ubuntu nothing can be rehearsed: its own upgrader has to fetch from Ubuntu's servers, and a clone has no network; \
+    `safe-upgrade check` says what it would ask";
 
 /// By a snapshot where the root has a name for one, otherwise from the backup.
 fn origin(config: &Config, places: &StateDirectory) -> Result<Origin> {

@@ -24,8 +24,30 @@ const STATE: &str = "/var/lib/safe-upgrade";
 /// Where boot loaders, kernels and initrds may have a filesystem of their own.
 pub(super) const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
 
+/// Filesystems whose answer may never come: nothing of them is looked at, unless somebody names them.
+const NETWORK: [&str; 14] = [
+    "9p",
+    "afs",
+    "autofs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "davfs",
+    "fuse",
+    "gfs2",
+    "glusterfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "smb3",
+];
+
 /// Filesystems that are neither a disk nor a network store.
 const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
+
+/// What is said of a filesystem of which the clone sees nothing.
+const LEFT_OUT: &str =
+    "left out, an empty directory: name it in [rehearsal] show to have the real one, read-only";
 
 /// Where the unit files lie that no administrator wrote.
 const UNITS: [&str; 3] = ["usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
@@ -74,6 +96,8 @@ pub struct Parts<'p> {
     pub lists: &'p Path,
     /// A directory of this rehearsal on the host.
     pub directory: &'p Path,
+    /// Mount points of filesystems that somebody wants to be the real ones, read-only.
+    pub show: &'p [PathBuf],
     /// Who hears how far it is.
     pub told: &'p dyn Fn(&str),
 }
@@ -136,7 +160,15 @@ pub fn masked(clone: &Clone) -> Result<Vec<String>> {
     for directory in UNITS {
         system.extend(listed(&clone.root.join(directory))?);
     }
-    let own = listed(&clone.root.join(OWN_UNITS))?;
+    let etc = clone.root.join(OWN_UNITS);
+    let mut own = listed(&etc)?;
+    // An enabled instance of a template is a link there, and nowhere a file.
+    for wants in own.clone().iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires")) {
+        let directory = etc.join(wants);
+        if fs::symlink_metadata(&directory).is_ok_and(|facts| facts.is_dir()) {
+            own.extend(listed(&directory)?);
+        }
+    }
     Ok(quiet::masked(system.iter().map(String::as_str), own.iter().map(String::as_str)))
 }
 
@@ -164,19 +196,31 @@ pub fn put(clone: &Clone, name: &str, bytes: &[u8]) -> Result<()> {
     Ok(durable::replace_file(&beneath::path_of(&home).join(name), bytes, 0o600)?)
 }
 
-/// The other filesystems of this machine that hold something to be seen, outer ones first.
+/// The other filesystems of this machine that hold something to be seen, outer ones first; of several on one point the last, which
+/// covers the others.
 fn others(table: &[Mount]) -> Vec<Mount> {
     let mut kept: Vec<Mount> = table
         .iter()
+        .rev()
         .filter(|mount| mount.point != Path::new("/") && !mount.point.starts_with(STATE))
         .filter(|mount| known::is_kept_mount(&mount.point.to_string_lossy(), &mount.fs_type))
-        .filter(|mount| !OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()) && mount.point.is_dir())
+        .filter(|mount| !OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()))
+        .filter(|mount| is_network(mount) || mount.point.is_dir())
         .cloned()
         .collect();
     kept.sort_by(|one, other| one.point.cmp(&other.point));
     kept.dedup_by(|one, other| one.point == other.point);
     kept
 }
+
+/// What holds the boot loader is local, also where it is mounted at the first look only.
+fn is_network(mount: &Mount) -> bool {
+    let remote = NETWORK.contains(&mount.fs_type.as_str()) || mount.fs_type.starts_with("fuse.");
+    remote && !BOOT.iter().any(|place| mount.point == Path::new(place))
+}
+
+/// How one filesystem of the host is given: from where, whether the clone can write to it, and in words.
+type Given = (PathBuf, bool, String);
 
 fn give(
     top: Option<&TopLevel>,
@@ -185,14 +229,51 @@ fn give(
     (number, mount): (usize, Mount),
     clone: &mut Clone,
 ) -> Result<()> {
-    let shown = show::path(&mount.point);
-    let neighbour = top.and_then(|top| Some((top, neighbour(top, &mount)?)));
-    let (from, writable, how) = if let Some((top, source)) = neighbour {
-        let (name, at) = (names.volume(number), names.mounts().join(format!("volume-{number}")));
+    let found = match is_network(&mount) {
+        true => None,
+        false => found(top, names, parts, (number, &mount), clone)?,
+    };
+    let (from, writable, how) = match found {
+        Some(given) => given,
+        None if parts.show.contains(&mount.point) => {
+            (mount.point.clone(), false, "the real one, read-only".to_owned())
+        }
+        // A read-only mount keeps nobody from a service's socket in it, nor from writing to a pipe.
+        None => {
+            let empty = parts.directory.join("volumes").join(number.to_string());
+            let made = fs::create_dir_all(&empty)
+                .and_then(|()| fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)));
+            made.map_err(RehearsalError::path("create", &empty))?;
+            (empty, false, LEFT_OUT.to_owned())
+        }
+    };
+    // What is mounted in an empty one needs a place there.
+    let outer = clone.binds.iter().rev().find(|bind| mount.point.starts_with(&bind.to));
+    if let Some(outer) = outer.filter(|bind| !bind.writable && bind.from.starts_with(parts.directory)) {
+        let place = outer.from.join(mount.point.strip_prefix(&outer.to).unwrap_or(Path::new("")));
+        fs::create_dir_all(&place).map_err(RehearsalError::path("create", &place))?;
+    }
+    clone.volumes.push(format!("{}: {how}", show::path(&mount.point)));
+    clone.binds.push(Bind { from, to: mount.point, writable });
+    Ok(())
+}
+
+/// What the clone can have of a filesystem without touching it.
+fn found(
+    top: Option<&TopLevel>,
+    names: &Names,
+    parts: &Parts<'_>,
+    (number, mount): (usize, &Mount),
+    clone: &Clone,
+) -> Result<Option<Given>> {
+    let at = names.mounts().join(format!("volume-{number}"));
+    if let Some((top, source)) = top.and_then(|top| Some((top, neighbour(top, mount)?))) {
+        let name = names.volume(number);
         top.clone_writable(&source, &name).map_err(RehearsalError::snapshot("make the clone of a volume"))?;
         self::mount(top, &name, &at)?;
-        (at, true, "a clone".to_owned())
-    } else if BOOT.iter().any(|place| mount.point == Path::new(place)) {
+        return Ok(Some((at, true, "a clone".to_owned())));
+    }
+    if BOOT.iter().any(|place| mount.point == Path::new(place)) {
         let copy = parts.directory.join("volumes").join(number.to_string());
         durable::private_directory(&copy)?;
         Exec::new("cp")
@@ -200,19 +281,46 @@ fn give(
                 exec.args(["-a", "-x", "--reflink=auto"]).arg(mount.point.join(".")).arg(&copy).success()
             })
             .map_err(RehearsalError::exec("copy what holds the boot loader"))?;
-        (copy, true, "a copy".to_owned())
-    } else if let Origin::Backup(backup) = parts.origin
+        return Ok(Some((copy, true, "a copy".to_owned())));
+    }
+    if let Origin::Backup(backup) = parts.origin
         && backup.holds(&mount.point)
     {
         let to = restored(parts)?.join(format!("volume-{number}"));
         let how = backup.restore(&mount.point, &to, parts.told)?;
-        (to, true, how)
-    } else {
-        (mount.point.clone(), false, "the real one, read-only".to_owned())
+        return Ok(Some((to, true, how)));
+    }
+    let Some(inner) = of_the_root(parts.origin, mount)? else { return Ok(None) };
+    let opened = match beneath::directory(&open(&clone.root)?, &inner) {
+        Err(errno) if beneath::is_none(errno) => return Ok(None),
+        opened => opened.map_err(|errno| RehearsalError::path("open", &inner)(errno.into()))?,
     };
-    clone.volumes.push(format!("{shown}: {how}"));
-    clone.binds.push(Bind { from, to: mount.point, writable });
-    Ok(())
+    durable::private_directory(&at)?;
+    rustix::mount::mount_bind(beneath::path_of(&opened), &at)
+        .map_err(|errno| RehearsalError::path("mount", &at)(errno.into()))?;
+    Ok(Some((at, true, format!("the clone's own /{}", show::path(&inner)))))
+}
+
+/// Where in the root it lies, when it is a directory of the root that is mounted at a second place.
+fn of_the_root(origin: &Origin, mount: &Mount) -> Result<Option<PathBuf>> {
+    let table = mounts::read()?;
+    let root = mounts::holding(&table, Path::new("/"))?;
+    let Some(inner) = second_place(root, mount) else { return Ok(None) };
+    if let Origin::Subvolume(name) = origin {
+        // A subvolume inside of the root is not in its snapshot.
+        let held = subvolume::holding(&mount.point)
+            .map_err(RehearsalError::snapshot("ask which subvolume a mount is of"))?;
+        if held.name != *name || !held.on_top_level() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(inner))
+}
+
+fn second_place(root: &Mount, mount: &Mount) -> Option<PathBuf> {
+    let same = root.fs_type == mount.fs_type && (root.device == mount.device || root.source == mount.source);
+    let inner = mount.root.strip_prefix(&root.root).ok()?;
+    (same && !inner.as_os_str().is_empty()).then(|| inner.to_owned())
 }
 
 /// The name of a subvolume on the top level of the root's own filesystem that is mounted whole.
@@ -302,25 +410,33 @@ fn open(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(RehearsalError::path("open", path))
 }
 
-/// A directory below the clone's root; what of it is missing is made.
+/// A directory below the clone's root, part by part and through no link; what of it is missing is made.
 fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     let path = path.strip_prefix("/").unwrap_or(path);
-    let mut so_far = PathBuf::new();
+    let failed = |errno: rustix::io::Errno| RehearsalError::path("open", path)(errno.into());
+    let mut here = beneath::directory(top, Path::new("")).map_err(failed)?;
     for part in path.components() {
-        so_far.push(part);
-        match rustix::fs::mkdirat(top, &so_far, rustix::fs::Mode::from_raw_mode(0o755)) {
+        match rustix::fs::mkdirat(&here, part.as_os_str(), rustix::fs::Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(RehearsalError::path("create", so_far)(errno.into())),
+            Err(errno) => return Err(RehearsalError::path("create", path)(errno.into())),
         }
+        here = beneath::directory(&here, Path::new(part.as_os_str())).map_err(failed)?;
     }
-    beneath::directory(top, path).map_err(|errno| RehearsalError::path("open", path)(errno.into()))
+    Ok(here)
 }
 
+/// A table that is a link, or cannot be read, is an error: the clone would mount what it says.
 fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
     let etc = below(top, Path::new("etc"))?;
-    let Ok((file, _)) = beneath::regular(&etc, table.as_ref()) else { return Ok(false) };
     let path = beneath::path_of(&etc).join(table);
-    let text = io::read_to_string(file).map_err(RehearsalError::path("read", &path))?;
+    let failed = || RehearsalError::path("switch off the entries of", Path::new("/etc").join(table));
+    let mut file = match beneath::regular(&etc, table.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(failed())?.0,
+    };
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut file, &mut bytes).map_err(failed())?;
+    let text = String::from_utf8_lossy(&bytes);
     let quiet = quiet::without_entries(&text);
     durable::replace_file(&path, quiet.as_bytes(), 0o644)?;
     Ok(quiet != text)

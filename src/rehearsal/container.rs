@@ -15,10 +15,51 @@ use crate::system::watched::{self, Watch};
 /// How long the clone may take to shut down in an orderly way; then it is killed.
 const STOP: &str = "TimeoutStopSec=120";
 
-/// What keeps production from feeling it: the least share of processors and disks whenever somebody else wants them, and the first
-/// to go when memory runs out. No device of the host, whatever is made in there.
-pub const LIMITS: [&str; 5] =
-    ["CPUWeight=1", "IOWeight=1", "OOMScoreAdjust=800", "TasksMax=16384", "DevicePolicy=closed"];
+/// What keeps production from feeling it: the least share of processors and (where the disk's scheduler knows weights) of disks
+/// whenever somebody else wants them, no swap space, and the first to go when memory runs out all the same. No device of the host,
+/// whatever is made in there.
+const LIMITS: [&str; 6] = [
+    "CPUWeight=1",
+    "IOWeight=1",
+    "MemorySwapMax=0",
+    "OOMScoreAdjust=800",
+    "TasksMax=16384",
+    "DevicePolicy=closed",
+];
+
+/// Less than this available, and the clone could not even upgrade: apt and the largest step beside it take 350 MiB, and its services
+/// some. An assumption, in KiB.
+const LEAST_AVAILABLE: u64 = 512 << 10;
+
+/// Everything that the unit of a clone is limited by, with its share of the memory that is available now: three quarters of it.
+///
+/// # Errors
+/// [`RehearsalError::Impossible`] when there is too little.
+pub fn limits() -> Result<Vec<String>> {
+    let path = "/proc/meminfo";
+    let text = std::fs::read_to_string(path).map_err(RehearsalError::path("read", path))?;
+    let memory = share_of_memory(&text)?;
+    Ok(LIMITS.into_iter().map(str::to_owned).chain([format!("MemoryMax={memory}K")]).collect())
+}
+
+fn share_of_memory(meminfo: &str) -> Result<u64> {
+    let available = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok())
+        .ok_or_else(|| {
+            let why = std::io::Error::other("it names no MemAvailable");
+            RehearsalError::path("understand", "/proc/meminfo")(why)
+        })?;
+    if available < LEAST_AVAILABLE {
+        return Err(RehearsalError::Impossible(format!(
+            "{} MiB of memory are available, and a clone beside this machine's services needs {} MiB: rehearse when less is going on, \
+             or stop what can wait",
+            available >> 10,
+            LEAST_AVAILABLE >> 10
+        )));
+    }
+    Ok(available / 4 * 3)
+}
 
 /// A clone that runs.
 #[derive(Debug)]
@@ -35,7 +76,7 @@ pub fn boot(
     names: &Names,
     clone: &Clone,
     network: &Network,
-    masked: &[String],
+    (masked, limits): (&[String], &[String]),
     program: &Path,
 ) -> Result<Running> {
     let failed = || RehearsalError::exec("boot the clone");
@@ -45,7 +86,7 @@ pub fn boot(
         .arg(format!("--description=Rehearsal {} of safe-upgrade", names.id()))
         .args(["--setenv=SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1"]);
     let own = ["Type=notify", "Delegate=yes", "KillMode=mixed", STOP, "DeviceAllow=char-pts rwm"];
-    for property in own.iter().chain(&LIMITS) {
+    for property in own.into_iter().chain(limits.iter().map(String::as_str)) {
         start = start.arg(format!("--property={property}"));
     }
     let start = start
@@ -188,7 +229,7 @@ pub fn needed() -> Result<()> {
             RehearsalError::Impossible(format!("{tool} is not installed: apt-get install {package}"))
         })?;
     }
-    Ok(())
+    limits().map(drop)
 }
 
 fn nspawn_tool() -> Result<()> {
@@ -223,6 +264,17 @@ fn show(unit: &str, property: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_gets_three_quarters_of_what_is_available() {
+        let text = |kib: u64| format!("MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable:    {kib} kB\n");
+        assert_eq!(share_of_memory(&text(4 << 20)).unwrap(), 3 << 20);
+        let RehearsalError::Impossible(why) = share_of_memory(&text(511 << 10)).unwrap_err() else {
+            panic!()
+        };
+        assert!(why.contains("511 MiB") && why.contains("512 MiB"), "{why}");
+        assert!(matches!(share_of_memory("MemTotal: 9 kB\n"), Err(RehearsalError::Path { .. })));
+    }
 
     #[test]
     fn a_colon_in_a_path_is_part_of_it() {

@@ -15,6 +15,7 @@ use crate::conffiles::answers::Answers;
 use crate::conffiles::debconf::{self, Question};
 use crate::conffiles::left::ConffileDecision;
 use crate::conffiles::policy::{Decisions, Policy};
+use crate::conffiles::syntax::{self, Refused};
 use crate::health::HealthError;
 use crate::health::baseline::{self, Baseline};
 use crate::health::checks::{self, CheckConfig, CheckResult, Phase};
@@ -106,7 +107,7 @@ pub enum Said {
         /// The operator's checks.
         checks: Vec<CheckResult>,
         /// How its boot ended.
-        boot: String,
+        boot: Settled,
     },
     /// The upgrade ended.
     Upgraded(Upgraded),
@@ -124,6 +125,8 @@ pub struct Upgraded {
     pub failures: Vec<String>,
     /// Packages that were left at an old version and are not held: a run would go back for them, and the clone boots all the same.
     pub left: Vec<String>,
+    /// What programs say of their configuration since, and what decides nothing: one sentence each.
+    pub noted: Vec<String>,
     /// What was decided about configuration files, one line each.
     pub prompts: Vec<String>,
     /// Packages that were upgraded, installed or removed.
@@ -195,7 +198,7 @@ fn look(task: &Task) -> Result<Said> {
     let settled = settled(task, LOOK)?;
     let checks = checks::run_all(&task.checks, Phase::Before, &Cancel::new());
     let baseline = Box::new(baseline::capture(Path::new("/")).map_err(silent(LOOK))?);
-    Ok(Said::Looked { baseline, checks, boot: format!("{settled:?}") })
+    Ok(Said::Looked { baseline, checks, boot: settled })
 }
 
 fn compare(task: &Task) -> Result<Said> {
@@ -246,10 +249,12 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         // Whoever listens may be gone; then this process is about to be ended too.
         let _ = say(&mut &*out, &Said::Progress { percent: state.percent, text });
     };
+    let refused_before = refused()?;
     let said = match upgrade::upgrade(&hop, &settings, &told) {
         Ok(report) => {
             let (failures, left) = incomplete(&hop, &report)?;
-            Upgraded { failures, left, ..upgraded(&report) }
+            let (stops, noted) = judged(syntax::news(&refused_before, refused()?));
+            Upgraded { failures: [failures, stops].concat(), left, noted, ..upgraded(&report) }
         }
         Err(UpgradeError::Failed { stage, reason, report }) => {
             Upgraded { failures: vec![format!("{stage} failed: {reason}")], ..upgraded(&report) }
@@ -263,6 +268,20 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         compared: task.foretold.clone().map(compared),
         ..said
     }))
+}
+
+fn refused() -> Result<Vec<Refused>> {
+    syntax::look()
+        .map_err(|error| RehearsalError::Silent { stage: UPGRADE, why: crate::error::chain(&error) })
+}
+
+/// As a run judges what programs refuse now and did not before: what stops it, and what the health of the services decides about.
+fn judged(news: Vec<Refused>) -> (Vec<String>, Vec<String>) {
+    let (stops, noted): (Vec<Refused>, Vec<Refused>) = news.into_iter().partition(|one| one.stops);
+    let told = |all: Vec<Refused>| {
+        all.iter().map(|one| format!("{} refuses its configuration: {}", one.what, one.line)).collect()
+    };
+    (told(stops), told(noted))
 }
 
 fn compared(foretold: Foretold) -> Verdict {
@@ -302,6 +321,7 @@ fn upgraded(report: &UpgradeReport) -> Upgraded {
     Upgraded {
         failures: Vec::new(),
         left: Vec::new(),
+        noted: Vec::new(),
         prompts: report.conffiles.iter().map(prompt).collect(),
         packages: announced.map(|sum| (sum.upgraded + sum.new + sum.removed) as u64).sum(),
         questions: Vec::new(),
@@ -340,4 +360,17 @@ fn incomplete(hop: &Hop, report: &UpgradeReport) -> Result<(Vec<String>, Vec<Str
     );
     unless(seen.unfinished.is_empty(), format!("not fully installed: {}", seen.unfinished.join(" ")));
     Ok((failures, seen.pending.into_iter().chain(seen.kept_back).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_people_out_stops_it() {
+        let one = |what: &str, stops| Refused { what: what.into(), line: "line 3: no".into(), stops };
+        let (stops, noted) = judged(vec![one("nginx", false), one("sshd", true)]);
+        assert_eq!(stops, ["sshd refuses its configuration: line 3: no"]);
+        assert_eq!(noted, ["nginx refuses its configuration: line 3: no"]);
+    }
 }

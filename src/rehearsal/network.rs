@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::names::{NETWORKS, Names};
 use super::{RehearsalError, Result};
-use crate::system::exec::{Exec, Output};
+use crate::system::exec::{Exec, ExecError, tail};
 
 /// What the cable is called at both of its ends.
 const CABLE: &str = "rehearsal0";
@@ -70,20 +70,31 @@ pub fn remove(names: &Names) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program of the host in the namespace of the tests: it reaches the clone, and nothing else.
+/// Runs a program of the host in the namespace of the tests: it reaches the clone, and nothing else. Says why it did not pass, if so:
+/// one that takes longer than its limit has failed.
 ///
 /// # Errors
-/// When it cannot be started or takes too long.
-pub fn test(network: &Network, argv: &[String], limit: Duration) -> Result<Output> {
-    Exec::new("ip")
-        .and_then(|exec| {
-            exec.args(["netns", "exec", &network.tests])
-                .args(argv)
-                .env("SAFE_UPGRADE_TEST_HOST", &network.address)
-                .limit(limit)
-                .output()
-        })
-        .map_err(RehearsalError::exec("run a functional test"))
+/// When it cannot be started.
+pub fn test(network: &Network, argv: &[String], limit: Duration) -> Result<std::result::Result<(), String>> {
+    let ended = Exec::new("ip").and_then(|exec| {
+        exec.args(["netns", "exec", &network.tests])
+            .args(argv)
+            .env("SAFE_UPGRADE_TEST_HOST", &network.address)
+            .limit(limit)
+            .output()
+    });
+    match ended {
+        Ok(output) if output.status.success() => Ok(Ok(())),
+        Ok(output) => Ok(Err(format!(
+            "it ended with {}: {}",
+            output.status,
+            tail(&[output.stdout, output.stderr].concat())
+        ))),
+        Err(ExecError::TimedOut { limit, .. }) => {
+            Ok(Err(format!("it did not end within its limit of {} s", limit.as_secs())))
+        }
+        Err(error) => Err(RehearsalError::exec("run a functional test")(error)),
+    }
 }
 
 fn addresses_of_host() -> Result<Vec<String>> {

@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Write};
 use std::path::Path;
 
 use super::inside::{HOME, PROGRAM, WORD};
+use crate::release::private_apt::PACKAGE_LISTS_ONLY;
 
 /// The directory of methods, in the clone's [`HOME`].
 pub const METHODS: &str = "methods";
@@ -36,11 +37,12 @@ pub fn script() -> String {
     format!("#!{HOME}/{PROGRAM} {WORD}\n")
 }
 
-/// What apt is told.
+/// What apt is told: where its methods are, and to ask for no other lists than those that were fetched.
 #[must_use]
 pub fn configuration() -> String {
     format!(
-        "// Written by safe-upgrade for a rehearsal, in its clone only.\nDir::Bin::methods \"{HOME}/{METHODS}/\";\n"
+        "// Written by safe-upgrade for a rehearsal, in its clone only.\nDir::Bin::methods \"{HOME}/{METHODS}/\";\n\
+         {PACKAGE_LISTS_ONLY}"
     )
 }
 

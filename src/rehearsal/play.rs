@@ -17,10 +17,11 @@ use crate::conffiles::policy::{Decisions, Policy};
 use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
 use crate::health::diff::ChangeKind;
+use crate::health::known;
 use crate::health::report::HealthReport;
+use crate::health::settle::Settled;
 use crate::release::prediction::Foretold;
 use crate::system::durable;
-use crate::system::exec::tail;
 use crate::system::identity;
 use crate::system::show;
 use crate::system::span::Span;
@@ -28,6 +29,9 @@ use crate::system::told_to_stop::ToldToStop;
 
 /// More than the stages' own patience, so that they can say themselves that something fell silent.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many services a note names.
+const NAMED: usize = 20;
 
 /// A functional test: a program of the host that is told where the clone is.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,6 +79,10 @@ pub struct Script<'s> {
     pub silence: Span,
     /// How long a run would soak.
     pub soak: Span,
+    /// Mount points of filesystems that the clone sees as they are, read-only.
+    pub show: &'s [PathBuf],
+    /// What this machine does now.
+    pub host: Baseline,
     /// What is asked of the clone from outside.
     pub tests: &'s [FunctionalTest],
     /// Whether the upgraded clone is left running.
@@ -83,11 +91,17 @@ pub struct Script<'s> {
     pub stop: Option<&'s ToldToStop>,
 }
 
-/// Rehearses, and takes everything away again unless it shall stay.
+/// Rehearses, lets somebody keep what came of it, and takes everything away again unless it shall stay. What cannot be taken away is
+/// left for [`sweep::sweep`]; the record says so.
 ///
 /// # Errors
-/// When something could not be done or found out. Everything is taken away then too; what cannot be is left for [`sweep::sweep`].
-pub fn play(script: &Script<'_>, _: &Claim, told: &dyn Fn(f32, &str)) -> Result<RehearsalRecord> {
+/// When something could not be done or found out, or kept. Everything is taken away then too.
+pub fn play(
+    script: &Script<'_>,
+    _: &Claim,
+    told: &dyn Fn(f32, &str),
+    keep: &dyn Fn(&RehearsalRecord) -> Result<()>,
+) -> Result<RehearsalRecord> {
     container::needed()?;
     let directory = made::directory(script.rehearsals, &script.names);
     let boot = identity::boot_id()
@@ -100,6 +114,7 @@ pub fn play(script: &Script<'_>, _: &Claim, told: &dyn Fn(f32, &str)) -> Result<
     made::write(&directory, &made)?;
     let restored = made.restored.as_ref().map(|place| place.directory.as_path());
     let played = perform(script, (&directory, restored), told);
+    let played = played.and_then(|record| keep(&record).map(|()| record));
     keep_console(&directory, &script.names);
     let stays = script.keep && played.as_ref().is_ok_and(|record| record.kept.is_some());
     if stays {
@@ -108,8 +123,15 @@ pub fn play(script: &Script<'_>, _: &Claim, told: &dyn Fn(f32, &str)) -> Result<
     }
     told(98.0, "taking the clone away");
     let removed = sweep::remove(script.rehearsals, &script.names);
-    let record = played?;
-    removed.map(|()| record)
+    let mut record = played?;
+    if let Err(error) = removed {
+        let why = crate::error::chain(&error);
+        tracing::warn!(%why, "the clone could not be taken away");
+        record.noted.push(format!(
+            "not everything of the clone could be taken away: {why}; `safe-upgrade rehearse --end` tries again"
+        ));
+    }
+    Ok(record)
 }
 
 /// What is known as the rehearsal goes on.
@@ -125,18 +147,20 @@ fn perform(
     told: &dyn Fn(f32, &str),
 ) -> Result<RehearsalRecord> {
     let whole = Instant::now();
+    let limits = container::limits()?;
     let mut seen = Seen { timings: Timings::default(), failed: Vec::new(), noted: Vec::new() };
     seen.timings.soak = script.soak.duration().as_secs();
     told(1.0, "cloning the root");
     let started = Instant::now();
     let forward = |text: &str| told(2.0, text);
     let (clone, network, program) = set_the_stage(script, (directory, restored), &forward)?;
+    let boot = |before| enter(script, &clone, &network, (&program, &limits), before);
     seen.timings.clone = seconds(started);
 
     told(5.0, "booting the clone as it is");
     let started = Instant::now();
-    let running = enter(script, &clone, &network, &program, None)?;
-    let (before, checks, tests) = look(script, directory, &running, &network)?;
+    let running = boot(None)?;
+    let (before, checks, tests) = look(script, directory, &running, &network, &mut seen)?;
     seen.timings.first_boot = seconds(started);
 
     told(15.0, "upgrading the clone");
@@ -144,6 +168,7 @@ fn perform(
     let upgraded = upgrade(script, directory, &running, told)?;
     seen.timings.upgrade = seconds(started);
     drop(clone::take_out(&clone, inside::APT_LOG, &directory.join("apt.log")));
+    seen.noted.extend(upgraded.noted.iter().cloned());
     seen.noted.extend(upgraded.unanswered.iter().map(|path| not_answered(path)));
     let left = (!upgraded.left.is_empty())
         .then(|| format!("left at an old version, and not held: {}", upgraded.left.join(" ")));
@@ -158,7 +183,7 @@ fn perform(
     if upgraded.failures.is_empty() {
         told(85.0, "comparing the upgraded clone with what it was");
         let started = Instant::now();
-        let running = enter(script, &clone, &network, &program, Some(before))?;
+        let running = boot(Some(before))?;
         let report = compare(script, directory, &running)?;
         lost = services_lost(&report);
         judge(&report, &checks, &mut seen);
@@ -172,7 +197,7 @@ fn perform(
         address: network.address.clone(),
         network: network.tests.clone(),
     });
-    Ok(record(script, directory, (seen, upgraded, lost, clone), kept))
+    Ok(record(script, directory, (seen, upgraded, lost, clone), (limits, kept)))
 }
 
 fn set_the_stage(
@@ -190,6 +215,7 @@ fn set_the_stage(
         archives: script.archives,
         lists: script.lists,
         directory,
+        show: script.show,
         told,
     };
     let clone = clone::make(&script.names, &parts)?;
@@ -208,7 +234,7 @@ fn enter(
     script: &Script<'_>,
     clone: &Clone,
     network: &Network,
-    program: &Path,
+    (program, limits): (&Path, &[String]),
     before: Option<Baseline>,
 ) -> Result<Running> {
     let task = Task {
@@ -227,7 +253,7 @@ fn enter(
     let text = serde_json::to_vec(&task)
         .map_err(|error| RehearsalError::path("write", inside::TASK)(error.into()))?;
     clone::put(clone, inside::TASK, &text)?;
-    container::boot(&script.names, clone, network, &clone::masked(clone)?, program)
+    container::boot(&script.names, clone, network, (&clone::masked(clone)?, limits), program)
 }
 
 type Tested = Vec<(String, std::result::Result<(), String>)>;
@@ -237,12 +263,24 @@ fn look(
     directory: &Path,
     running: &Running,
     network: &Network,
+    seen: &mut Seen,
 ) -> Result<(Baseline, Vec<CheckResult>, Tested)> {
     let silence = script.settle.duration() + PATIENCE;
     let said =
         running.stage(inside::LOOK, silence, &directory.join("stages.log"), script.stop, &|_, _| {})?;
     let Said::Looked { baseline, checks, boot } = said else { return Err(unexpected(inside::LOOK)) };
-    tracing::info!(%boot, "the clone has booted");
+    match boot {
+        boot if boot.is_emergency() => {
+            let why = "its first boot, before any upgrade, ended in emergency or rescue mode".to_owned();
+            return Err(RehearsalError::Silent { stage: inside::LOOK, why });
+        }
+        Settled::Timeout => seen.noted.push(format!(
+            "the first boot of the clone was not over after {} s: some of its services were still starting when they were looked at",
+            script.settle.duration().as_secs()
+        )),
+        boot => tracing::info!(?boot, "the clone has booted"),
+    }
+    seen.noted.extend(not_running(&script.host, &baseline));
     if let Ok(bytes) = baseline.encode() {
         durable::replace_file(&directory.join("baseline.json"), &bytes, 0o600)?;
     }
@@ -272,18 +310,32 @@ fn compare(script: &Script<'_>, directory: &Path, running: &Running) -> Result<H
 }
 
 fn functional(script: &Script<'_>, network: &Network) -> Result<Tested> {
-    script
-        .tests
-        .iter()
-        .map(|test| {
-            let output = network::test(network, &test.argv, test.timeout.duration())?;
-            let well = output.status.success();
-            let words = || {
-                format!("it ended with {}: {}", output.status, tail(&[output.stdout, output.stderr].concat()))
-            };
-            Ok((test.name.clone(), if well { Ok(()) } else { Err(words()) }))
-        })
+    let tests = script.tests.iter();
+    tests
+        .map(|test| Ok((test.name.clone(), network::test(network, &test.argv, test.timeout.duration())?)))
         .collect()
+}
+
+/// Services of this machine that the clone does not have running: nothing is rehearsed about them.
+fn not_running(host: &Baseline, clone: &Baseline) -> Option<String> {
+    let runs = |name: &str| clone.units.iter().any(|unit| unit.name == name && unit.is_active());
+    let missing: Vec<&str> = host
+        .units
+        .iter()
+        .filter(|unit| unit.name.ends_with(".service") && unit.is_active() && !known::comes_and_goes(unit))
+        .map(|unit| unit.name.as_str())
+        .filter(|name| !runs(name))
+        .collect();
+    let named = missing.iter().take(NAMED).copied().collect::<Vec<_>>().join(" ");
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!missing.is_empty()).then(|| {
+        format!(
+            "active on this machine and not in the clone, so nothing was rehearsed about them: {named}{more}"
+        )
+    })
 }
 
 fn not_answered(path: &Path) -> String {
@@ -345,7 +397,7 @@ fn record(
     script: &Script<'_>,
     directory: &Path,
     (seen, upgraded, services_lost, clone): (Seen, Upgraded, Vec<String>, Clone),
-    kept: Option<Kept>,
+    (limits, kept): (Vec<String>, Option<Kept>),
 ) -> RehearsalRecord {
     RehearsalRecord {
         version: VERSION,
@@ -369,7 +421,7 @@ fn record(
         clone: clone.made,
         volumes: clone.volumes,
         held: clone.held,
-        limits: container::LIMITS.map(str::to_owned).to_vec(),
+        limits,
         logs: directory.to_owned(),
         answers: None,
         kept,

@@ -20,6 +20,9 @@ const SILENCED: [&str; 15] = [
     "systemd-networkd-wait-online.service",
 ];
 
+/// Users that linger have services and timers of their own. A template that is masked has no instances.
+const USERS: &str = "user@.service";
+
 /// Directories in which mail waits to be sent. The clone's copies of it are deleted in the clone.
 pub const MAIL_QUEUES: [&str; 10] = [
     "var/spool/postfix/active",
@@ -52,6 +55,7 @@ pub fn masked<'n>(
         .map(str::to_owned)
         .chain(of_administrator.filter(|name| mount(name) || timer(name) || ours(name)).map(str::to_owned))
         .filter(|name| !name.contains("@."))
+        .chain([USERS.to_owned()])
         .collect();
     names.sort();
     names.dedup();
@@ -77,7 +81,14 @@ mod tests {
     #[test]
     fn schedules_mounts_and_our_own_units_are_masked() {
         let system = ["cron.service", "nginx.service", "apt-daily.timer", "home.mount", "fstrim@.timer"];
-        let administrator = ["srv-data.mount", "backup.timer", "shop.service", "safe-upgrade-resume.service"];
+        let administrator = [
+            "sync@shop.timer",
+            "sync@.timer",
+            "srv-data.mount",
+            "backup.timer",
+            "shop.service",
+            "safe-upgrade-resume.service",
+        ];
         assert_eq!(
             masked(system.into_iter(), administrator.into_iter()),
             [
@@ -85,7 +96,9 @@ mod tests {
                 "backup.timer",
                 "cron.service",
                 "safe-upgrade-resume.service",
-                "srv-data.mount"
+                "srv-data.mount",
+                "sync@shop.timer",
+                "user@.service"
             ]
         );
     }

@@ -144,6 +144,14 @@ pub fn write(state: &Path, record: &RehearsalRecord) -> Result<()> {
     Ok(durable::replace_file(&path, &text, 0o600)?)
 }
 
+/// Takes it away: a rehearsal that begins is the last one, and what the one before said counts no more. Durable.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget(state: &Path) -> Result<()> {
+    Ok(durable::remove_file(&state.join(FILE))?)
+}
+
 /// Reads it; `None` when no rehearsal has ended here.
 ///
 /// # Errors

@@ -300,7 +300,7 @@ impl PrivateApt {
         let directories = directories_text(self.path());
         self.write(&at("apt.conf"), directories.as_bytes())?;
         // Read last too: the machine's own drop-ins must not lead out of here.
-        let last = format!("{directories}{OURS}");
+        let last = format!("{directories}{OURS}{PACKAGE_LISTS_ONLY}");
         self.write(&at("etc/parts/zzz-safe-upgrade.conf"), last.as_bytes())?;
         if let Some(kept) = self.kept.as_deref().filter(|kept| kept.is_dir()) {
             copy_lists(kept, &self.lists())?;
@@ -384,19 +384,25 @@ fn directories_text(directory: &Path) -> String {
     format!("{}Dir::Etc::main \"/dev/null\";\nDebug::NoLocking \"true\";\n", lines.concat())
 }
 
-/// The machine's own hooks (which clean its cache, or wake up other services) do not run here, and of all lists only those of
-/// packages are fetched.
-const OURS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
-     #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Post-Invoke-Stats;\n\
-     #clear DPkg::Pre-Invoke;\n#clear DPkg::Post-Invoke;\n#clear DPkg::Pre-Install-Pkgs;\n\
-     #clear Acquire::Languages;\nAcquire::Languages \"none\";\n\
+/// Of all lists only those of packages. Whoever reads lists that were fetched here and asks for others finds none.
+pub const PACKAGE_LISTS_ONLY: &str = "#clear Acquire::Languages;\nAcquire::Languages \"none\";\n\
      Acquire::IndexTargets::deb-src::Sources::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb-src::Contents-dsc::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::DEP-11-icons-hidpi::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11-icons-large::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::DEP-11-icons-large-hidpi::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::Contents-deb-legacy::DefaultEnabled \"false\";\n\
+     Acquire::IndexTargets::deb::Contents-udeb::DefaultEnabled \"false\";\n\
      Acquire::IndexTargets::deb::CNF::DefaultEnabled \"false\";\n";
+
+/// The machine's own hooks (which clean its cache, or wake up other services) do not run here.
+const OURS: &str = "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
+     #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Post-Invoke-Stats;\n\
+     #clear DPkg::Pre-Invoke;\n#clear DPkg::Post-Invoke;\n#clear DPkg::Pre-Install-Pkgs;\n";
 
 fn apt_user() -> Result<User, PreviewError> {
     let path = Path::new("/etc/passwd");

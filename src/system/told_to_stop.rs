@@ -3,15 +3,31 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Once told, it stays told.
+const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+
+/// Whether these signals do what they do by themselves: once somebody has listened, the kernel would leave them to nobody.
+static NOBODY_LISTENS: AtomicBool = AtomicBool::new(false);
+
+static LISTENERS: Mutex<Listeners> = Mutex::new(Listeners { now: 0, ever: false });
+
+struct Listeners {
+    now: usize,
+    ever: bool,
+}
+
+/// Once told, it stays told. When the last one is dropped, signals do again what they do by themselves.
 #[derive(Debug)]
 pub struct ToldToStop {
     read: UnixStream,
     write: UnixStream,
+    heard: Vec<SigId>,
 }
 
 impl ToldToStop {
@@ -22,18 +38,26 @@ impl ToldToStop {
     pub fn new() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         write.set_nonblocking(true)?;
-        Ok(Self { read, write })
+        Ok(Self { read, write, heard: Vec::new() })
     }
 
-    /// Makes one that SIGTERM, SIGINT and SIGHUP tell; from then on these signals do not end the program by themselves.
+    /// Makes one that SIGTERM, SIGINT and SIGHUP tell; while it is there these signals do not end the program by themselves.
     ///
     /// # Errors
     /// When the signals cannot be registered.
     pub fn by_signals() -> io::Result<Self> {
-        let told = Self::new()?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
-            signal_hook::low_level::pipe::register(signal, told.write.try_clone()?)?;
+        let mut told = Self::new()?;
+        let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in SIGNALS {
+            if !listeners.ever {
+                signal_hook::flag::register_conditional_default(signal, &NOBODY_LISTENS)?;
+            }
+            told.heard.push(signal_hook::low_level::pipe::register(signal, told.write.try_clone()?)?);
         }
+        listeners.ever = true;
+        listeners.now += 1;
+        NOBODY_LISTENS.store(false, Ordering::SeqCst);
+        drop(listeners);
         Ok(told)
     }
 
@@ -56,6 +80,20 @@ impl ToldToStop {
                 Err(_) => return true,
             }
         }
+    }
+}
+
+impl Drop for ToldToStop {
+    fn drop(&mut self) {
+        if self.heard.is_empty() {
+            return;
+        }
+        let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in self.heard.drain(..) {
+            signal_hook::low_level::unregister(signal);
+        }
+        listeners.now = listeners.now.saturating_sub(1);
+        NOBODY_LISTENS.store(listeners.now == 0, Ordering::SeqCst);
     }
 }
 
@@ -82,5 +120,26 @@ mod tests {
         let stop = ToldToStop::by_signals().unwrap();
         signal_hook::low_level::raise(SIGHUP).unwrap();
         assert!(stop.is_told());
+    }
+
+    #[test]
+    fn once_it_is_dropped_a_signal_ends_the_program_again() {
+        const INSIDE: &str = "SAFE_UPGRADE_TEST_DROPPED";
+        if std::env::var_os(INSIDE).is_some() {
+            drop(ToldToStop::by_signals().unwrap());
+            let again = ToldToStop::by_signals().unwrap();
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+            assert!(again.is_told());
+            drop(again);
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+            return;
+        }
+        let this = "system::told_to_stop::tests::once_it_is_dropped_a_signal_ends_the_program_again";
+        let ended = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(SIGTERM), "{ended:?}");
     }
 }

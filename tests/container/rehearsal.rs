@@ -15,6 +15,11 @@ use super::{assert_untouched, lab, machine, release, settled};
 /// What boots the clone; a server installs it when it wants to rehearse.
 const NSPAWN: &str = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container";
 
+/// The lab's machines fetch the lists of packages only; apt by itself also fetches descriptions, and here those of sources.
+const EVERY_LIST: &str = "grep -rl Acquire::Languages /etc/apt | xargs -r sed -i /Acquire::Languages/d && \
+    sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >/etc/apt/sources.list.d/src.list && \
+    test -s /etc/apt/sources.list.d/src.list";
+
 /// The site of the loaded server: its interpreter was installed by its version, without the metapackage that would bring the next one.
 const PHP_CHECK: &str = r#"
 [[health.check]]
@@ -134,7 +139,9 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     }
     let timer = Timer::start();
     let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}{RULES}"));
+    machine.sh(EVERY_LIST).unwrap();
     machine.sh(NSPAWN).unwrap();
+    assert_ne!(machine.sh("ls /var/lib/apt/lists | grep -c -e _Translation-en -e _Sources").unwrap(), "0\n");
     machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
     timer.lap("machine");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
