@@ -91,6 +91,13 @@ pub struct Refused {
     pub unknown: bool,
 }
 
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let does = if self.unknown { "does not say whether it takes" } else { "refuses" };
+        write!(f, "{} {does} its configuration: {}", self.what, self.line)
+    }
+}
+
 /// A program that could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SyntaxError {

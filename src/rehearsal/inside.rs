@@ -278,9 +278,7 @@ fn refused() -> Result<Vec<Refused>> {
 /// As a run judges what programs refuse now and did not before: what stops it, and what the health of the services decides about.
 fn judged(news: Vec<Refused>) -> (Vec<String>, Vec<String>) {
     let (stops, noted): (Vec<Refused>, Vec<Refused>) = news.into_iter().partition(|one| one.stops);
-    let told = |all: Vec<Refused>| {
-        all.iter().map(|one| format!("{} refuses its configuration: {}", one.what, one.line)).collect()
-    };
+    let told = |all: Vec<Refused>| all.iter().map(ToString::to_string).collect();
     (told(stops), told(noted))
 }
 
@@ -368,7 +366,12 @@ mod tests {
 
     #[test]
     fn what_keeps_people_out_stops_it() {
-        let one = |what: &str, stops| Refused { what: what.into(), line: "line 3: no".into(), stops };
+        let one = |what: &str, stops| Refused {
+            what: what.into(),
+            line: "line 3: no".into(),
+            stops,
+            unknown: false,
+        };
         let (stops, noted) = judged(vec![one("nginx", false), one("sshd", true)]);
         assert_eq!(stops, ["sshd refuses its configuration: line 3: no"]);
         assert_eq!(noted, ["nginx refuses its configuration: line 3: no"]);
