@@ -262,3 +262,7 @@ fn add_uses(removals: &mut [Removal], unknown: &mut Vec<(&'static str, String)>)
         unknown.push(("what the packages do that go away", crate::error::chain(&error)));
     }
 }
+
+#[cfg(test)]
+#[path = "look_tests.rs"]
+mod tests;
