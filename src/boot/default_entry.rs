@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::layout::LayoutError;
-use crate::finding::Finding;
 
 const FILE: &str = "etc/default/grub";
 const PARTS: &str = "etc/default/grub.d";
@@ -17,6 +16,14 @@ pub struct Setting {
     pub file: PathBuf,
     /// The value, without quotes.
     pub value: String,
+}
+
+impl Setting {
+    /// Whether the first entry of the menu is meant.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        matches!(self.value.as_str(), "" | "0")
+    }
 }
 
 /// Reads the setting that counts: the last one. `None` where there is none, and then GRUB boots the first entry.
@@ -36,24 +43,6 @@ pub fn read(root: &Path) -> Result<Option<Setting>, LayoutError> {
         }
     }
     Ok(found)
-}
-
-/// Nothing to tell when the first entry is the default.
-#[must_use]
-pub fn finding(setting: &Setting) -> Option<Finding> {
-    if matches!(setting.value.as_str(), "" | "0") {
-        return None;
-    }
-    let what = format!(
-        "GRUB boots what GRUB_DEFAULT={} names, not the first entry of its menu. While a run lasts its own entries count; after the \
-         commit this setting does again, and it may name an entry that the upgrade has moved, or a kernel that is gone.",
-        setting.value
-    );
-    let remedy = "after the commit see that it names an entry of the new kernel, or set GRUB_DEFAULT=0 and run update-grub";
-    Some(
-        Finding::warning("grub-default-entry", what, remedy)
-            .with_evidence([setting.file.display().to_string()]),
-    )
 }
 
 /// In the order in which `grub-mkconfig` reads them.
@@ -105,18 +94,17 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_after_the_file_and_only_other_entries_are_told() {
+    fn parts_come_after_the_file() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(read(root.path()).unwrap(), None);
         fs::create_dir_all(root.path().join(PARTS)).unwrap();
         fs::write(root.path().join(FILE), "GRUB_DEFAULT=0\n").unwrap();
-        assert_eq!(finding(&read(root.path()).unwrap().unwrap()), None);
+        assert!(read(root.path()).unwrap().unwrap().is_first());
         fs::write(root.path().join(PARTS).join("50-mine.cfg"), "GRUB_DEFAULT=saved\n").unwrap();
         fs::write(root.path().join(PARTS).join("60-none.cfg"), "GRUB_TIMEOUT=0\n").unwrap();
         fs::write(root.path().join(PARTS).join("90-off.cfg.old"), "GRUB_DEFAULT=0\n").unwrap();
         let setting = read(root.path()).unwrap().unwrap();
-        let found = finding(&setting).unwrap();
-        assert!(found.what.contains("GRUB_DEFAULT=saved"), "{}", found.what);
-        assert!(found.evidence[0].ends_with("grub.d/50-mine.cfg"), "{:?}", found.evidence);
+        assert!(setting.value == "saved" && !setting.is_first());
+        assert!(setting.file.ends_with("grub.d/50-mine.cfg"), "{setting:?}");
     }
 }

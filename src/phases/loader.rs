@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Result, boot_set, trouble};
 use crate::boot::block::EnvPlace;
+use crate::boot::default_entry::Setting;
 use crate::boot::judge::{self, Method, Verdict};
 use crate::boot::kernels::Unproven;
 use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition};
@@ -46,9 +47,25 @@ pub(super) fn default_entry(layout: &BootLayout) -> Option<Finding> {
         return None;
     }
     match default_entry::read(Path::new("/")) {
-        Ok(setting) => setting.as_ref().and_then(default_entry::finding),
+        Ok(setting) => setting.as_ref().and_then(of_setting),
         Err(error) => Some(Finding::unknown("which entry GRUB boots by default", chain(&error))),
     }
+}
+
+fn of_setting(setting: &Setting) -> Option<Finding> {
+    if setting.is_first() {
+        return None;
+    }
+    let what = format!(
+        "GRUB boots what GRUB_DEFAULT={} names, not the first entry of its menu. While a run lasts its own entries count; after the \
+         commit this setting does again, and it may name an entry that the upgrade has moved, or a kernel that is gone.",
+        setting.value
+    );
+    let remedy = "after the commit see that it names an entry of the new kernel, or set GRUB_DEFAULT=0 and run update-grub";
+    Some(
+        Finding::warning("grub-default-entry", what, remedy)
+            .with_evidence([setting.file.display().to_string()]),
+    )
 }
 
 /// Why the kernel that runs could not be proven, as a trial's will have to be; `None` when it could be.
@@ -364,4 +381,17 @@ pub(super) fn env_file(method: FallbackMethod, layout: &BootLayout) -> Result<Op
         Trouble::new(format!("the filesystem at {} has no UUID", partition.point.display()))
     })?;
     Ok(Some((partition.point.join(file), EnvPlace { fs_uuid: uuid, path: format!("/{file}") })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_entry_than_the_first_is_told() {
+        let setting = |value: &str| Setting { file: "/etc/default/grub".into(), value: value.into() };
+        assert_eq!(of_setting(&setting("0")), None);
+        let found = of_setting(&setting("saved")).unwrap();
+        assert!(found.what.contains("GRUB_DEFAULT=saved") && found.evidence == ["/etc/default/grub"]);
+    }
 }
