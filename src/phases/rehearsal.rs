@@ -92,23 +92,9 @@ pub fn rehearse(
         return Ok(Rehearsed::Refused("another rehearsal is at work".into()));
     };
     sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
-    if let Some(names) = sweep::kept(&rehearsals).map_err(trouble)?.first() {
-        let why = format!(
-            "the clone of rehearsal {} still runs: `safe-upgrade rehearse --end` removes it",
-            names.id()
-        );
-        return Ok(Rehearsed::Refused(why));
-    }
-    match container::needed() {
-        Err(RehearsalError::Impossible(why)) => return Ok(Rehearsed::Refused(why)),
-        needed => needed.map_err(trouble)?,
-    }
     let mut origin = origin(config, places)?;
-    if let Origin::Backup(backup) = &origin {
-        match backup.ready() {
-            Err(RehearsalError::Impossible(why)) => return Ok(Rehearsed::Refused(why)),
-            ready => ready.map_err(trouble)?,
-        }
+    if let Some(why) = in_its_way(&rehearsals, &origin)? {
+        return Ok(Rehearsed::Refused(why));
     }
     told(0.0, "fetching the packages of the new release");
     let stops = |finding: &Finding| stops(config, finding);
@@ -129,7 +115,6 @@ pub fn rehearse(
         }
     };
     let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
-    let show: Vec<PathBuf> = config.rehearsal.show.iter().map(|point| point.as_path().to_owned()).collect();
     let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
     let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
     // Without it SIGTERM would leave the clone for the next sweep.
@@ -151,24 +136,51 @@ pub fn rehearse(
         settle: config.health.settle,
         silence: config.upgrade.silence,
         soak: config.health.soak,
-        show: &show,
+        show: &shown(config),
         host: baseline::capture(Path::new("/")).map_err(trouble)?,
         tests: &tests,
         keep,
         stop: stop.as_ref(),
     };
-    // From here on the last rehearsal is this one, also when it is broken off.
-    record::forget(places.path()).map_err(trouble)?;
-    let keep_record = |played: &RehearsalRecord| record::write(places.path(), played);
-    match play::play(&script, &claim, told, &keep_record) {
+    match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
-            record::write(places.path(), &played).map_err(trouble)?;
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
             record::write(places.path(), &played).map_err(trouble)?;
             Ok(Rehearsed::Done(Box::new(played)))
         }
         Err(RehearsalError::Impossible(why)) => Ok(Rehearsed::Refused(why)),
         Err(error) => Err(trouble(error)),
+    }
+}
+
+/// From here on the last rehearsal is this one, also when it is broken off.
+fn play_and_keep(
+    places: &StateDirectory,
+    script: &Script<'_>,
+    claim: &Claim,
+    told: &dyn Fn(f32, &str),
+) -> std::result::Result<RehearsalRecord, RehearsalError> {
+    record::forget(places.path())?;
+    let played = play::play(script, claim, told, &|played| record::write(places.path(), played))?;
+    // Again: it may say by now that something could not be taken away.
+    record::write(places.path(), &played)?;
+    Ok(played)
+}
+
+/// Why this machine cannot rehearse now, as far as that is seen before anything is fetched.
+fn in_its_way(rehearsals: &Path, origin: &Origin) -> Result<Option<String>> {
+    if let Some(names) = sweep::kept(rehearsals).map_err(trouble)?.first() {
+        let id = names.id();
+        let why = format!("the clone of rehearsal {id} still runs: `safe-upgrade rehearse --end` removes it");
+        return Ok(Some(why));
+    }
+    let ready = container::needed().and_then(|()| match origin {
+        Origin::Subvolume(_) => Ok(()),
+        Origin::Backup(backup) => backup.ready(),
+    });
+    match ready {
+        Err(RehearsalError::Impossible(why)) => Ok(Some(why)),
+        ready => ready.map(|()| None).map_err(trouble),
     }
 }
 
@@ -247,6 +259,10 @@ fn stops(config: &Config, finding: &Finding) -> bool {
 fn taking_part(config: &Config) -> Vec<crate::health::checks::CheckConfig> {
     let skipped = &config.rehearsal.skip_checks;
     config.health.checks.iter().filter(|check| !skipped.contains(&check.name)).cloned().collect()
+}
+
+fn shown(config: &Config) -> Vec<PathBuf> {
+    config.rehearsal.show.iter().map(|point| point.as_path().to_owned()).collect()
 }
 
 fn functional(test: &Test) -> FunctionalTest {

@@ -1,5 +1,5 @@
 //! The clone: the root and its neighbours by snapshot, or without snapshots as they are restored from the backup, what holds the boot
-//! loader by copy, everything else read-only, and all of it prepared so that nothing of it acts on its own.
+//! loader by copy, everything else left out, and all of it prepared so that nothing of it acts on its own.
 
 use std::fs::{self, File};
 use std::io;

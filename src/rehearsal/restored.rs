@@ -53,7 +53,7 @@ impl Backup {
         if !self.holds(Path::new(ROOT)) {
             return Err(impossible(
                 "this machine's root is no subvolume that could be cloned by a snapshot, so the clone is restored from the backup, and that \
-                 does not have the root: name \"/\" in backup.trees, and every other filesystem that the clone shall not see read-only; \
+                 does not have the root: name \"/\" in backup.trees, and every other filesystem that the clone shall have; \
                  then `safe-upgrade backup`"
                     .into(),
             ));

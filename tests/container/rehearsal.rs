@@ -54,6 +54,14 @@ name = "reached"
 argv = ["/bin/bash", "-c", "echo >/dev/tcp/$SAFE_UPGRADE_TEST_HOST/22 || test $(ip -o link | wc -l) = 2"]
 "#;
 
+/// A directory of the root at a second place, and one of another subvolume.
+const MOUNTS: &str = "mkdir -p /srv/twice /srv/apart /home/apart && \
+    mount --bind /srv/www /srv/twice && mount --bind /home/apart /srv/apart && \
+    printf 'server { listen 80; root /srv/twice; }' >/etc/nginx/conf.d/outside.conf && systemctl reload nginx";
+
+/// The lab's machines have no curl.
+const FETCH: &str = r#"exec 3<>/dev/tcp/$0/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3"#;
+
 /// Everything that a rehearsal makes, counted, with what must be there when nothing of it is left.
 const LEFT: &str = "echo $(systemctl list-units --all --plain --no-legend 'safe-upgrade-rehearsal-*' | wc -l) \
     $(ls /run/netns 2>/dev/null | wc -l) $(grep -c rehearsal- /proc/self/mountinfo) \
@@ -143,8 +151,9 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     machine.sh(NSPAWN).unwrap();
     assert_ne!(machine.sh("ls /var/lib/apt/lists | grep -c -e _Translation-en -e _Sources").unwrap(), "0\n");
     machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
+    machine.sh(MOUNTS).unwrap();
     timer.lap("machine");
-    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
     let record = record(&rehearsed);
     assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
@@ -153,8 +162,13 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert_eq!(record["unanswered"], serde_json::json!([NGINX]), "{record:#}");
     assert_all_came_true(&record["foretold"]);
     eprintln!("lab: the rehearsal took {} s beyond its upgrade: {}", record["overhead"], record["timings"]);
-    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    let volumes = record["volumes"].to_string();
+    assert!(volumes.contains("/srv/twice: the clone's own /srv/www"), "{record:#}");
+    assert!(volumes.contains("/srv/apart: left out"), "{record:#}");
+    assert!(record["limits"].to_string().contains("MemoryMax="), "{record:#}");
+    assert_kept_and_ended(&machine, &record);
     assert_untouched(&machine);
+    machine.sh("umount /srv/twice /srv/apart && rmdir /srv/twice /srv/apart /home/apart").unwrap();
     review_the_answers(&machine, record["answers"].as_str().unwrap());
 
     let begun = machine.records().unwrap().len();
@@ -169,6 +183,25 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert!(status.contains("\noutage    "), "{status}");
     assert_answered_as_reviewed(&machine);
     assert_told(&machine, &run, &record);
+}
+
+/// The upgraded clone answers in its own network and has no way out; the host goes on. Ended, nothing is left.
+fn assert_kept_and_ended(machine: &lab::Machine, record: &Value) {
+    let kept = &record["kept"];
+    let text = |name: &str| kept[name].as_str().unwrap_or_else(|| panic!("{record:#}")).to_owned();
+    let (address, network) = (text("address"), text("network"));
+    let site = machine.sh(&format!("ip netns exec {network} bash -c '{FETCH}' {address}")).unwrap();
+    assert!(site.contains("it works"), "{site}");
+    let clone = network.replace("-test", "-clone");
+    assert_eq!(machine.sh(&format!("ip -n {clone} route show default")).unwrap(), "");
+    assert_eq!(machine.sh(&format!("ip -n {clone} -6 route show default")).unwrap(), "");
+    assert!(super::serves_the_site(machine));
+    assert_ne!(machine.sh(LEFT).unwrap(), NOTHING);
+    // Also without a configuration that can be read.
+    machine.sh(&format!("mv {0} {0}.away && echo '[' >{0}", lab::product::CONFIG)).unwrap();
+    machine.sh("safe-upgrade rehearse --end").unwrap();
+    machine.sh(&format!("mv {0}.away {0}", lab::product::CONFIG)).unwrap();
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
 }
 
 /// A person's review: the draft is found beside the logs, and what it leaves open is decided.
