@@ -1,9 +1,9 @@
-# make build | install | test | test-vm | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
+# make build | install | test | test-long | test-vm | demo | test-lab | planted-bugs | bench | scale | fuzz | clean-lab. Details: docs/testing.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: build install test test-lab test-vm planted-bugs demo bench scale fuzz clean-lab needs-build needs-test needs-vm lint deny
+.PHONY: build install test test-long test-lab test-vm planted-bugs demo bench scale fuzz clean-lab needs-build needs-test needs-vm lint deny
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
@@ -52,6 +52,10 @@ test: build needs-test lint deny
 	cargo test --locked --lib --bins --tests -- --skip container_
 	cargo test --locked --doc
 	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test container -- container_ --test-threads=2 --nocapture
+
+# What takes too long for each time.
+test-long: build needs-test
+	SAFE_UPGRADE_LAB_BINARY=$(abspath $(BINARY)) cargo test --locked --test container -- long_ --ignored --test-threads=2 --nocapture
 
 # The lab proves itself with a plain upgrade: needed only when the lab changes.
 test-lab: needs-build needs-test
