@@ -109,7 +109,11 @@ impl Machine {
         loop {
             match self.wait_for_record(run.before, &any, GLANCE) {
                 Ok(found) if wanted.contains(&found.as_str()) => return Ok(found),
-                Ok(end) => return Err(with_log(&io::Error::other(format!("the run ended with {end}")), run)),
+                Ok(end) => {
+                    let why = self.status().map(|ended| ended.why).unwrap_or_else(|error| error.to_string());
+                    let error = io::Error::other(format!("the run ended with {end} ({why})"));
+                    return Err(with_log(&error, run));
+                }
                 Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
                     return Err(with_log(&error, run));
                 }
