@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::boot::volume;
+use super::packages::LOCK_WAIT;
 use super::{Machine, Result, boot_set, trouble};
 use crate::driver::Trouble;
 use crate::evidence::{Plan, SnapshotFacts};
@@ -17,7 +18,9 @@ const PACKAGES_LOCK: &str = "/var/lib/dpkg/lock-frontend";
 /// package tools are held off. Probes first; durable when it returns.
 pub(super) fn take(machine: &mut Machine, plan: &Plan) -> Result<SnapshotFacts> {
     machine.hold_off()?;
-    let _nobody_else = RecordLock::try_acquire(Path::new(PACKAGES_LOCK)).map_err(trouble)?;
+    // What is held off begins no more; what was under way may come to its end.
+    let _nobody_else =
+        RecordLock::acquire_within(Path::new(PACKAGES_LOCK), LOCK_WAIT.duration()).map_err(trouble)?;
     let packages = completion::completion_facts(Path::new("/")).map_err(trouble)?;
     if let Some(complaint) =
         packages.audit.lines().chain(packages.unfinished.iter().map(String::as_str)).next()
