@@ -94,7 +94,7 @@ pub fn is_own(entry: &Entry, distribution: Distribution, origins: &Origins) -> b
         let uri = shown(uri);
         let rest = uri.split_once("://").map_or(uri.as_str(), |(_, rest)| rest);
         let path = &rest[rest.find('/').unwrap_or(rest.len())..];
-        // `http://cache:3142/deb.debian.org/debian`
+        // `http://cache:3142/mirror.invalid/debian`
         let behind_a_cache = path.strip_prefix('/').is_some_and(of_domain);
         of_domain(rest) || behind_a_cache || paths.contains(&path)
     })
