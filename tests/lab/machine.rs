@@ -317,9 +317,10 @@ impl Machine {
         }
     }
 
-    fn with_console(&self, error: &io::Error) -> io::Error {
-        let log = self.console_log();
-        io::Error::other(format!("{error}; the console said last:\n{}", tail(log.as_bytes())))
+    /// An error with what is known of the machine's power, and the end of its console.
+    pub fn with_console(&self, error: &io::Error) -> io::Error {
+        let (log, life) = (self.console_log(), &self.life);
+        io::Error::other(format!("{error}; {life:?}; the console said last:\n{}", tail(log.as_bytes())))
     }
 }
 

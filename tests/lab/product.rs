@@ -115,7 +115,7 @@ impl Machine {
                     return Err(with_log(&error, run));
                 }
                 Err(error) if error.kind() != io::ErrorKind::TimedOut || Instant::now() > deadline => {
-                    return Err(with_log(&error, run));
+                    return Err(with_log(&self.with_console(&error), run));
                 }
                 Err(_) => {}
             }
