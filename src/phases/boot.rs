@@ -110,11 +110,25 @@ pub(super) fn go_down(verb: &str) -> Result<Infallible> {
     // An upgrade in this process may have taken SIGTERM for itself.
     let stop = ToldToStop::by_signals().map_err(trouble)?;
     rustix::fs::sync();
+    if let Err(error) = bound_the_shutdown() {
+        tracing::warn!(%error, "a service that does not stop may hold the reboot up for long");
+    }
     let ask = |args: &[&str]| Exec::new("systemctl").and_then(|exec| exec.args(args).success());
     // A job that hangs must not keep a half-finished run alive; systemd still stops everything that it can.
     ask(&[verb]).or_else(|_| ask(&[verb, "--force"])).map_err(trouble)?;
     wait_for_the_end(&stop).map_err(trouble)?;
     Err(Trouble::new(format!("the machine did not go down within {} minutes", SHUTDOWN_LIMIT.as_secs() / 60)))
+}
+
+/// For as long as this boot lives: a database that is asked to stop in the middle of its start has been seen to keep the old system
+/// waiting for a quarter of an hour (its unit's own limit). Then systemd gives up, and reboots by force.
+fn bound_the_shutdown() -> Result<()> {
+    const DROP_IN: &str = "/run/systemd/system/reboot.target.d/safe-upgrade.conf";
+    const TEXT: &str = "[Unit]\nJobTimeoutSec=4min\nJobTimeoutAction=reboot-force\n";
+    let path = Path::new(DROP_IN);
+    path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(trouble)?;
+    std::fs::write(path, TEXT).map_err(trouble)?;
+    Exec::new("systemctl").and_then(|exec| exec.arg("daemon-reload").success()).map(drop).map_err(trouble)
 }
 
 /// Returns only when nobody asked this process to end for the whole limit.
