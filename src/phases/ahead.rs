@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Result, loader, packages, trouble};
+use super::{Result, packages, trouble};
 use crate::boot::layout::BootLayout;
 use crate::compat;
 use crate::conffiles::answers::Answers;
@@ -36,13 +36,8 @@ pub(super) struct Foresight {
 }
 
 /// Looks at packages, at the machine, and at programs that no package brought. Changes nothing; lists of packages are kept on the
-/// state volume where there is one. What cannot be found out is a finding. Without `boot` what depends on how the machine boots is left out.
-pub(super) fn look(
-    places: &StateDirectory,
-    hop: &Hop,
-    boot: Option<&BootLayout>,
-    told: Told<'_>,
-) -> Foresight {
+/// state volume where there is one. What cannot be found out is a finding.
+pub(super) fn look(places: &StateDirectory, hop: &Hop, boot: &BootLayout, told: Told<'_>) -> Foresight {
     let mut findings = Vec::new();
     let packages = match packages::look(places, hop, told) {
         Ok((ahead, found)) => {
@@ -61,17 +56,16 @@ pub(super) fn look(
 }
 
 /// What of the machine itself stands in the way.
-fn machine(hop: &Hop, boot: Option<&BootLayout>, packages: Option<&compat::Ahead>) -> Vec<Finding> {
+fn machine(hop: &Hop, boot: &BootLayout, packages: Option<&compat::Ahead>) -> Vec<Finding> {
     let remains = packages.map(remains);
-    let growth = packages.and_then(|ahead| ahead.facts.prediction.disk_bytes);
     inspect::look(
         Path::new("/"),
         &Circumstances {
             hop: Some(hop),
-            boot,
+            boot: Some(boot),
             today: jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date(),
             will_be_installed: remains.as_ref().map(|remains| remains as &dyn Fn(&str) -> bool),
-            growth: growth.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+            growth: packages.and_then(|ahead| ahead.facts.prediction.growth()),
         },
     )
 }
@@ -163,8 +157,6 @@ pub(super) struct Fetched {
     pub(super) findings: Vec<Finding>,
     /// The configuration files that will be asked about; `None` when that is not known, which is a finding, or nothing was fetched.
     pub(super) configuration: Option<Facts>,
-    /// Bytes that the packages will take in addition, as far as apt says.
-    pub(super) growth: u64,
     /// What the packages will do; `None` when something stopped it before they were fetched.
     pub(super) foretold: Option<Foretold>,
 }
@@ -178,24 +170,22 @@ pub(super) fn fetch(
     config: &Config,
     places: &StateDirectory,
     hop: &Hop,
+    boot: &BootLayout,
     progress: &Progress,
     stops: &dyn Fn(&Finding) -> bool,
 ) -> Result<Fetched> {
     let told = |state: apt::Progress| {
         progress.percent(10.0 + f64::from(state.percent) * 0.8, &packages::shown(&state));
     };
-    let boot = loader::verdict().map(|(layout, _)| layout);
-    let Foresight { mut findings, packages } = look(places, hop, boot.as_ref().ok(), &told);
-    findings.extend(boot.err().map(|why| Finding::unknown("how this machine boots", why)));
+    let Foresight { mut findings, packages } = look(places, hop, boot, &told);
     let Some(ahead) = packages.filter(|_| !findings.iter().any(stops)) else {
         return Ok(Fetched { findings, ..Fetched::default() });
     };
-    let growth = ahead.facts.prediction.disk_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
     let (found, foretold) = packages::download(ahead, places, progress, &told)?;
     findings.extend(found);
     let configuration = configuration(&packages::archives(places));
     findings.extend(of_configuration(config, &configuration));
-    Ok(Fetched { findings, configuration: configuration.ok(), growth, foretold: Some(foretold) })
+    Ok(Fetched { findings, configuration: configuration.ok(), foretold: Some(foretold) })
 }
 
 /// Which configuration files the packages in a directory will ask about.

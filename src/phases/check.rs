@@ -55,7 +55,7 @@ pub fn look(config: &Config, places: &StateDirectory, names: Option<&RunNames>) 
 }
 
 /// With how the machine boots, for whoever looks further.
-fn look_and_boot(
+pub(super) fn look_and_boot(
     config: &Config,
     places: &StateDirectory,
     names: Option<&RunNames>,
@@ -104,7 +104,7 @@ pub fn look_ahead(
     told: &dyn Fn(apt::Progress),
 ) -> Result<(Outlook, conffiles::Facts)> {
     let (mut outlook, boot) = look_and_boot(config, places, None)?;
-    let ahead::Foresight { findings, packages } = ahead::look(places, hop, Some(&boot), told);
+    let ahead::Foresight { findings, packages } = ahead::look(places, hop, &boot, told);
     outlook.findings.extend(findings);
     let mut configuration = conffiles::Facts::default();
     if let Some(packages) = &packages {

@@ -48,7 +48,7 @@ pub(super) fn look(
     if hop.distribution() == Distribution::Ubuntu {
         findings.extend(ubuntu::findings::denied_removals(&prediction.removed));
     }
-    findings.extend(space(free_on_root()?, prediction.download_bytes, prediction.disk_bytes));
+    findings.extend(space(free_on_root()?, prediction.download_bytes, prediction.growth()));
     Ok((ahead, findings))
 }
 
@@ -83,7 +83,7 @@ pub(super) fn download(
     ));
     // Once more: the archives themselves may lie on the same disk.
     let packed = packed_bytes(&archives).map_err(trouble)?;
-    let findings = space(free_on_root()?, packed, prediction.disk_bytes).into_iter().collect();
+    let findings = space(free_on_root()?, packed, prediction.growth()).into_iter().collect();
     Ok((findings, Foretold { prediction, before: compat::versions(ahead.facts.packages) }))
 }
 
@@ -136,8 +136,7 @@ pub(super) fn drop_archives(places: &StateDirectory) {
 /// Before the old system is booted on a full disk, the downloads go: they can be had again. A failure only leaves it as full.
 pub(super) fn make_room(places: &StateDirectory) {
     let archives = archives(places);
-    let tight =
-        rustix::fs::statvfs("/").is_ok_and(|root| root.f_bavail.saturating_mul(root.f_frsize) < SPARE_BYTES);
+    let tight = free_on_root().is_ok_and(|free| free < SPARE_BYTES);
     if !tight || !archives.exists() {
         return;
     }
@@ -158,9 +157,8 @@ fn free_on_root() -> Result<u64> {
 
 /// Predicts whether the root has room for packages of so many bytes, by which the system grows as apt says: nothing that the upgrade
 /// replaces is freed, because the snapshot keeps it.
-fn space(free: u64, packed: u64, growth: Option<i64>) -> Option<Finding> {
-    let growth = growth.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
-    let needed = growth.max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
+fn space(free: u64, packed: u64, growth: Option<u64>) -> Option<Finding> {
+    let needed = growth.unwrap_or(0).max(packed.saturating_mul(UNPACKED)).saturating_add(SPARE_BYTES);
     (free < needed).then(|| {
         Finding::inhibitor(
             "space-on-root",
@@ -178,6 +176,7 @@ fn packed_bytes(archives: &Path) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::release::prediction::Prediction;
 
     #[test]
     fn packages_of_an_earlier_plan_go() {
@@ -212,7 +211,8 @@ mod tests {
     fn room_for_what_was_foretold() {
         let gib = 1 << 30;
         assert_eq!(space(6 * gib, gib, None), None);
-        assert_eq!(space(6 * gib, gib, Some(-5)), None, "what it frees, the snapshot keeps");
+        let shrinks = Prediction { disk_bytes: Some(-5), ..Prediction::default() };
+        assert_eq!(space(6 * gib, gib, shrinks.growth()), None, "what it frees, the snapshot keeps");
         let found = space(6 * gib - 1, gib, None).unwrap();
         assert_eq!(
             (found.id.as_str(), found.severity),

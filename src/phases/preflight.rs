@@ -16,12 +16,12 @@ pub(super) const BASELINE_NAME: &str = "baseline.json";
 pub(super) fn look(machine: &Machine, plan: &Plan) -> Result<PreflightFacts> {
     let hop = Hop::between(&plan.from.codename, &plan.to.codename).map_err(trouble)?;
     machine.progress.percent(1.0, "looking at the machine");
-    let mut outlook = check::look(&machine.config, &machine.places, Some(&machine.names))?;
+    let (mut outlook, boot) = check::look_and_boot(&machine.config, &machine.places, Some(&machine.names))?;
     // Nothing is fetched for a run that cannot begin.
     let stopped = outlook.stops(&plan.waivers);
     if !stopped {
         let stops = |finding: &Finding| check::stops(finding, &plan.waivers, &outlook.today);
-        let fetched = ahead::fetch(&machine.config, &machine.places, &hop, &machine.progress, &stops)?;
+        let fetched = ahead::fetch(&machine.config, &machine.places, &hop, &boot, &machine.progress, &stops)?;
         outlook.findings.extend(fetched.findings);
         fetched.foretold.map_or(Ok(()), |foretold| foretold::keep(&machine.directory, &foretold))?;
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::plan::new_run_id;
-use super::{Result, ahead, backup, check, packages, trouble};
+use super::{Result, ahead, backup, check, loader, packages, trouble};
 use crate::conffiles;
 use crate::conffiles::answers::{Answer, Answers};
 use crate::conffiles::policy::Decisions;
@@ -96,11 +96,15 @@ pub fn rehearse(
     if let Some(why) = in_its_way(&rehearsals, &origin)? {
         return Ok(Rehearsed::Refused(why));
     }
+    let (boot, _) = match loader::verdict() {
+        Ok(known) => known,
+        Err(why) => return Ok(refused(&Finding::unknown("how this machine boots", why))),
+    };
     told(0.0, "fetching the packages of the new release");
     let stops = |finding: &Finding| stops(config, finding);
-    let fetched = ahead::fetch(config, places, hop, &Progress::nowhere(), &stops)?;
+    let fetched = ahead::fetch(config, places, hop, &boot, &Progress::nowhere(), &stops)?;
     if let Some(stops) = fetched.findings.iter().find(|finding| stops(finding)) {
-        return Ok(Rehearsed::Refused(format!("{} ({})", stops.what, stops.id)));
+        return Ok(refused(stops));
     }
     let answers = config.configuration_files.answers.as_path();
     let before = Answers::read(answers).map_err(trouble)?;
@@ -110,7 +114,8 @@ pub fn rehearse(
         Origin::Subvolume(_) => Some(Decisions::rehearsed(&facts, &policy, &before)),
         // Its files are those of the backup, which may be others.
         Origin::Backup(backup) => {
-            backup.growth = fetched.growth;
+            let foretold = fetched.foretold.as_ref();
+            backup.growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
             None
         }
     };
@@ -151,6 +156,10 @@ pub fn rehearse(
         Err(RehearsalError::Impossible(why)) => Ok(Rehearsed::Refused(why)),
         Err(error) => Err(trouble(error)),
     }
+}
+
+fn refused(finding: &Finding) -> Rehearsed {
+    Rehearsed::Refused(format!("{} ({})", finding.what, finding.id))
 }
 
 /// From here on the last rehearsal is this one, also when it is broken off.

@@ -51,6 +51,12 @@ impl Prediction {
         self.upgraded.iter().any(|change| change.package == "base-files" && of_target(change))
     }
 
+    /// Bytes that the installed system grows by, 0 when it shrinks; `None` when apt did not say.
+    #[must_use]
+    pub fn growth(&self) -> Option<u64> {
+        self.disk_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0))
+    }
+
     /// The change of one package that is upgraded or new.
     #[must_use]
     pub fn arriving(&self, package: &str) -> Option<&Change> {
