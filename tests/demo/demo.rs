@@ -105,7 +105,8 @@ fn follow(machine: &Machine) -> io::Result<String> {
 fn expect(machine: &Machine, release: &str) -> io::Result<()> {
     let runs = machine.sh(". /etc/os-release && echo $VERSION_CODENAME")?;
     want(runs.trim(), release)?;
-    machine.sh("systemctl is-system-running --wait")?;
+    // A unit that failed is named with the error.
+    machine.sh("systemctl is-system-running --wait || { systemctl --failed --no-pager --plain; exit 1; }")?;
     let page = machine.get("/")?;
     if !page.contains("it works") {
         return Err(io::Error::other(format!("the site answers {page:?}")));
