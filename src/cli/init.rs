@@ -1,4 +1,4 @@
-//! `init`: a commented configuration for this very server, and a subvolume of its own for the journal.
+//! `init`: a commented configuration for this very server, and, where runs are possible, a subvolume of its own for the journal.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,6 +12,10 @@ use crate::error::{Exit, Failure};
 use crate::phases::ground;
 use crate::places::StateDirectory;
 use crate::system::{durable, show};
+
+/// What is possible on a machine that has no snapshots.
+const NO_GROUND: &str = "/ is not on btrfs: `safe-upgrade run` needs its snapshots and refuses here. \
+    `check`, `backup`, `rehearse` and `verify` work as everywhere.";
 
 /// Trees that hold what a server is for, where they are there.
 const USUAL_TREES: [(&str, &str); 8] = [
@@ -73,10 +77,11 @@ pub(super) fn run(args: &InitArgs, places: &StateDirectory, out: &mut dyn Write)
     }
     durable::replace_file(path, text.as_bytes(), 0o600)
         .map_err(|error| Failure::failed("failed to write the configuration", error))?;
-    let ground = ground::prepare(places)?;
+    let ground = ground::prepare_without_runs(places)?;
     if args.common.json {
         print_json(out, &json!({"schema": SCHEMA, "command": "init", "config": path, "state": ground}))?;
     } else {
+        let ground = ground.map_or_else(|| NO_GROUND.to_owned(), |ground| ground.to_string());
         written(writeln!(out, "Wrote {}. Read it, then `safe-upgrade check`.\n{ground}", show::path(path)))?;
     }
     Ok(Exit::Done)

@@ -36,6 +36,10 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
             failures.push(format!("{}: {trouble}", leftover.run));
         }
     }
+    if !args.dry_run {
+        prune::packages(places, &journal, keep.duration())
+            .map_err(|error| Failure::failed("failed to look at the downloaded packages", error))?;
+    }
     announce::tell(places, journal.state(), journal.frames());
     if args.common.json {
         let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();

@@ -36,7 +36,7 @@ pub(super) fn run(
         return end(args, places, out);
     }
     let (config, _) = config::load(&args.common.config)?;
-    let runs = ground::prepare_to_rehearse(places)?;
+    let runs = ground::prepare_without_runs(places)?.is_some();
     // Held to the end: no run begins meanwhile.
     let _alone = if runs { Some(between_runs(places)?) } else { None };
     let hop = plan::hop(args.to.as_deref())?;

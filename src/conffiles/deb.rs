@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::stock::Md5Sum;
 use super::tarball::{Members, TarballError};
 use crate::sources::compressed::Decompressed;
+use crate::system::beneath;
 
 /// The most that `control.tar` may hold, in bytes. The largest of Debian (templates in all languages) hold less than 8 MiB.
 const CONTROL_LIMIT: u64 = 64 << 20;
@@ -86,8 +87,8 @@ impl Open for Path {
     type Reader = File;
 
     fn open(&self) -> io::Result<File> {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::open(self, flags, rustix::fs::Mode::empty())?))
+        // The directory may belong to apt's unprivileged user.
+        Ok(beneath::regular(rustix::fs::CWD, self.as_os_str())?.0)
     }
 }
 
@@ -316,6 +317,18 @@ mod tests {
             understood += usize::from(found.is_ok());
         }
         assert!(understood < seeds[2].len(), "{understood}");
+    }
+
+    #[test]
+    fn nothing_waits_for_the_writer_of_a_pipe() {
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("lab_1_all.deb");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let link = place.path().join("lab_2_all.deb");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        for path in [&pipe, &link] {
+            assert!(matches!(control(path.as_path()), Err(DebError::Read(_))), "{}", path.display());
+        }
     }
 
     #[test]

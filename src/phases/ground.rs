@@ -82,19 +82,19 @@ pub fn prepare(places: &StateDirectory) -> std::result::Result<Ground, Failure> 
 }
 
 /// The same for what changes nothing of this machine: where the root is not on btrfs, the state directory is an ordinary one, and no
-/// run ever begins. Says whether there is a state volume. Probes first.
+/// run ever begins; then there is no ground. Probes first.
 ///
 /// # Errors
 /// As [`prepare`], and when the directory cannot be made.
-pub fn prepare_to_rehearse(places: &StateDirectory) -> std::result::Result<bool, Failure> {
+pub fn prepare_without_runs(places: &StateDirectory) -> std::result::Result<Option<Ground>, Failure> {
     let failed = |trouble| Failure::failed("failed to make the state directory", trouble);
     let table = mounts::read().map_err(|error| failed(trouble(error)))?;
     let root = mounts::holding(&table, Path::new("/")).map_err(|error| failed(trouble(error)))?;
     if root.fs_type == "btrfs" {
-        return prepare(places).map(|_| true);
+        return prepare(places).map(Some);
     }
     durable::private_directory(places.path()).map_err(|error| failed(trouble(error)))?;
-    Ok(false)
+    Ok(None)
 }
 
 /// Whether the state volume is mounted. Without it the journal can't be seen, which is not the same as "there is none".

@@ -10,7 +10,7 @@ use crate::evidence::RunId;
 use crate::journal::{Frame, Journal};
 use crate::machine::{Entry, Record};
 use crate::places::StateDirectory;
-use crate::snapshot::{Subvolume, TopLevel, names};
+use crate::snapshot::{SnapshotError, Subvolume, TopLevel, names};
 
 /// What a run has left behind.
 #[derive(Debug, Clone)]
@@ -25,12 +25,16 @@ pub struct Leftover {
     pub due: bool,
 }
 
-/// Finds what ended runs have left behind, oldest first. What belongs to no run of the journal is left alone.
+/// Finds what ended runs have left behind, oldest first. What belongs to no run of the journal is left alone. Where the root is not on
+/// btrfs there are no snapshots.
 ///
 /// # Errors
 /// When the subvolumes cannot be listed.
 pub fn leftovers(journal: &Journal, keep: Duration) -> Result<Vec<Leftover>> {
-    let top = TopLevel::open(Path::new("/")).map_err(trouble)?;
+    let top = match TopLevel::open(Path::new("/")) {
+        Err(SnapshotError::NotBtrfs { .. }) => return Ok(Vec::new()),
+        opened => opened.map_err(trouble)?,
+    };
     let running = top.running_root().map_err(trouble)?;
     let ended = ends(journal.frames());
     let mut found: BTreeMap<RunId, Vec<Subvolume>> = BTreeMap::new();
@@ -103,7 +107,20 @@ pub fn prune(places: &StateDirectory, journal: &mut Journal, leftover: &Leftover
         top.delete(&volume.name, volume.uuid)
             .map_err(|error| Trouble::new(format!("{}: {}", volume.name, crate::error::chain(&error))))?;
     }
-    if is_quiet(journal.frames()) {
+    Ok(())
+}
+
+/// Deletes downloaded packages that nobody has needed for that long: a rehearsal leaves them for the run that follows.
+///
+/// # Errors
+/// When their age cannot be found out.
+pub fn packages(places: &StateDirectory, journal: &Journal, keep: Duration) -> Result<()> {
+    let downloaded = match std::fs::metadata(packages::archives(places)).and_then(|found| found.modified()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        downloaded => downloaded.map_err(trouble)?,
+    };
+    let age = std::time::SystemTime::now().duration_since(downloaded);
+    if is_quiet(journal.frames()) && age.is_ok_and(|age| age >= keep) {
         packages::drop_archives(places);
     }
     Ok(())
