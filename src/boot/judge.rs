@@ -105,7 +105,22 @@ impl Verdict {
         let reason = format!("no kernel of this machine can be proven before it is tried: {why}");
         Self { better, remarks: self.remarks, ..by_name(GuaranteeLevel::C, &reason) }
     }
+
+    /// The same where GRUB's menu has no entry from which those of the old system and of the trial could be made: arming would be the
+    /// first to learn it.
+    #[must_use]
+    pub fn without_entry(self, why: &str) -> Self {
+        if !matches!(self.method, Method::EnvFileEsp | Method::EnvFileBoot | Method::Kexec) {
+            return self;
+        }
+        let lacking = format!("{}: {why}", title(self.method));
+        let better = self.better.into_iter().chain([lacking]).collect();
+        Self { better, remarks: self.remarks, ..by_name(GuaranteeLevel::B, AGAIN_AND_AGAIN) }
+    }
 }
+
+const AGAIN_AND_AGAIN: &str = "GRUB cannot be told to try the new system only once, so a trial whose kernel dies is booted again and \
+    again until somebody chooses the old one";
 
 /// The first method that nothing speaks against.
 fn with_grub(layout: &BootLayout) -> Verdict {
@@ -124,14 +139,10 @@ fn with_grub(layout: &BootLayout) -> Verdict {
             Err(why) => better.push(format!("{}: {why}", title(method))),
         }
     }
-    let reason = "GRUB cannot be told to try the new system only once, so a trial whose kernel dies is booted again and again \
-                  until somebody chooses the old one";
     Verdict {
-        method: Method::ByName,
-        level: GuaranteeLevel::B,
-        reason: reason.into(),
         better,
         remarks: remarks(layout, Method::ByName),
+        ..by_name(GuaranteeLevel::B, AGAIN_AND_AGAIN)
     }
 }
 

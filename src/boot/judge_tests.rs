@@ -128,6 +128,23 @@ fn a_kernel_that_cannot_be_proven_promises_nothing() {
 }
 
 #[test]
+fn without_an_entry_that_is_understood_the_root_goes_by_name() {
+    let why = "/boot/grub/grub.cfg: line 7: a second kernel in one entry";
+    let verdict = judge(&layout(UEFI)).without_entry(why);
+    assert_eq!((verdict.method, verdict.level), (Method::ByName, GuaranteeLevel::B));
+    assert_eq!(verdict.better, [format!("a mark on the ESP: {why}")]);
+    let kernel_too = verdict.clone().without_proof("x");
+    assert_eq!((kernel_too.level, kernel_too.better), (GuaranteeLevel::C, verdict.better));
+    let boot = SystemdBoot { one_shot: true, variables: Ok(()), entry: Ok("a-6.1.conf".into()), fsck: true };
+    let other = judge(&BootLayout {
+        loader: Loader::SystemdBoot(boot),
+        esp: Some(partition("/efi", "vfat")),
+        ..layout(UEFI)
+    });
+    assert_eq!(other.clone().without_entry(why), other);
+}
+
+#[test]
 fn systemd_boot_and_what_it_needs() {
     let boot = SystemdBoot { one_shot: true, variables: Ok(()), entry: Ok("a-6.1.conf".into()), fsck: true };
     let judged = |found: &SystemdBoot, esp: Option<Partition>| {

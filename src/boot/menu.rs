@@ -81,6 +81,16 @@ pub fn entry_for<'e>(kernel: &str, entries: &'e [Entry]) -> Result<Option<(&'e E
     not_understood.map_or(Ok(None), Err)
 }
 
+/// Why a menu has no entry that boots the whole system with this kernel; `None` when it has one.
+#[must_use]
+pub fn lacks_entry(kernel: &str, text: &str) -> Option<String> {
+    match parse(text).and_then(|entries| Ok(entry_for(kernel, &entries)?.is_some())) {
+        Ok(true) => None,
+        Ok(false) => Some(format!("no entry boots the whole system with the kernel that runs, {kernel}")),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// The first entry that boots a whole system: what a fresh menu boots when nobody chooses.
 ///
 /// # Errors
@@ -234,6 +244,16 @@ mod tests {
         assert!(entry_for("6.1.0-3", &entries).unwrap().is_none());
         let entries = parse(&fixture("trixie-ext4-flat")).unwrap();
         assert!(entries.iter().any(|entry| entry.title == "UEFI Firmware Settings"));
+    }
+
+    #[test]
+    fn a_menu_without_an_entry_says_why() {
+        let text = fixture("bookworm-inroot-submenu");
+        assert_eq!(lacks_entry("6.1.0-39-amd64", &text), None);
+        assert!(lacks_entry("6.1.0-3", &text).unwrap().contains("with the kernel that runs, 6.1.0-3"));
+        let twice = "menuentry 'a' {\n if true; then\n linux /vmlinuz-1 root=PARTUUID=x\n else\n linux /vmlinuz-1 root=UUID=y\n fi\n}\n";
+        assert!(lacks_entry("1", twice).unwrap().contains("a second kernel in one entry"));
+        assert!(lacks_entry("1", "menuentry 'a' {\n").is_some());
     }
 
     #[test]

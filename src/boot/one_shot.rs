@@ -283,7 +283,7 @@ impl OneShot {
         if let Some(line) = grub::line_with(text.as_bytes(), &self.other_name) {
             return Err(OneShotError::StillNamed { line, name: self.other_name.clone() });
         }
-        self.entry_of(&text, "grub.cfg.commit", &self.root_name)?;
+        self.entry_of(&text, &self.run_directory.join("grub.cfg.commit"), &self.root_name)?;
         Ok(write_menu(&self.running.join(grub::MENU), text.as_bytes())?)
     }
 
@@ -401,17 +401,17 @@ impl OneShot {
     /// The entry that a menu which is made now has for the root that runs, and that the same menu will have after the commit.
     fn new_entry(&self) -> Result<Boots, OneShotError> {
         let text = self.make_menu("grub.cfg.trial")?;
-        let boots = self.entry_of(&text, "grub.cfg.trial", &self.other_name)?;
+        let file = self.run_directory.join("grub.cfg.trial");
+        let boots = self.entry_of(&text, &file, &self.other_name)?;
         // As the commit asks, which must not be the first to learn that there is none.
         let renamed = text.replace(&self.other_name, &self.root_name);
-        self.entry_of(&renamed, "grub.cfg.trial", &self.root_name)?;
+        self.entry_of(&renamed, &file, &self.root_name)?;
         Ok(boots)
     }
 
     /// The first entry of a menu that boots the whole system from the subvolume of this name.
-    fn entry_of(&self, text: &str, file: &str, name: &str) -> Result<Boots, OneShotError> {
-        let none =
-            || OneShotError::NoEntry { menu: self.run_directory.join(file), kernel: "a whole system".into() };
+    fn entry_of(&self, text: &str, file: &Path, name: &str) -> Result<Boots, OneShotError> {
+        let none = || OneShotError::NoEntry { menu: file.to_owned(), kernel: "a whole system".into() };
         let entries = menu::parse(text)?;
         // An operator's own entries may come before the distribution's.
         for entry in &entries {

@@ -171,7 +171,10 @@ fn after_a_commit_a_shared_boot_boots_the_old_system_from_the_copy() {
     let trial = machine.one_shot(machine.env_file(), BootPlace::Separate);
     let copy = machine.path("copy");
     std::fs::create_dir_all(copy.join("grub")).unwrap();
-    std::fs::write(copy.join("grub/grub.cfg"), fixture("bookworm-ext4-submenu")).unwrap();
+    // An operator's own entries come first: one that only GRUB understands, and one of another system.
+    let own = "menuentry 'iso' {\n set isofile=/x\n linux (loop)/k iso=$isofile\n}\nmenuentry 'rescue' {\n linux /vmlinuz-rescue\n}\n";
+    let menu = format!("{own}{}", fixture("bookworm-ext4-submenu"));
+    std::fs::write(copy.join("grub/grub.cfg"), menu).unwrap();
     for name in ["vmlinuz", "initrd.img"] {
         std::fs::write(copy.join(format!("{name}-6.1.0-40-amd64")), format!("the old {name}")).unwrap();
     }

@@ -17,6 +17,7 @@ use super::block::{self, Block, EnvPlace, NotQuotable};
 use super::for_grub::{self, ForGrubError};
 use super::kexec;
 use super::menu::{self, Boots, MenuError};
+use super::one_shot::arguments;
 use super::systemd_boot::{Marked, Places, SystemdBootError};
 
 /// What the marked command lines carry, with the proof's id behind it.
@@ -302,7 +303,7 @@ fn load(boots: &Boots) -> Result<()> {
     let local = |path: &String| Path::new("/boot").join(path.rsplit('/').next().unwrap_or(path));
     let initrds: Vec<PathBuf> = boots.initrds.iter().map(local).collect();
     let initrds: Vec<kexec::Initrd<'_>> = initrds.iter().map(|path| kexec::Initrd::File(path)).collect();
-    Ok(kexec::load(&local(&boots.kernel), &initrds, &boots.arguments.join(" "))?)
+    Ok(kexec::load(&local(&boots.kernel), &initrds, &arguments::command_line(&boots.arguments))?)
 }
 
 #[cfg(test)]

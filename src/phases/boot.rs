@@ -1,7 +1,7 @@
 //! Which tree runs, which one boots next, and the reboot between them.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -110,7 +110,7 @@ pub(super) fn go_down(verb: &str) -> Result<Infallible> {
     // An upgrade in this process may have taken SIGTERM for itself.
     let stop = ToldToStop::by_signals().map_err(trouble)?;
     rustix::fs::sync();
-    if let Err(error) = bound_the_shutdown() {
+    if let Err(error) = bound_the_shutdown(verb) {
         tracing::warn!(%error, "a service that does not stop may hold the reboot up for long");
     }
     let ask = |args: &[&str]| Exec::new("systemctl").and_then(|exec| exec.args(args).success());
@@ -122,13 +122,15 @@ pub(super) fn go_down(verb: &str) -> Result<Infallible> {
 
 /// For as long as this boot lives: a database that is asked to stop in the middle of its start has been seen to keep the old system
 /// waiting for a quarter of an hour (its unit's own limit). Then systemd gives up, and reboots by force.
-fn bound_the_shutdown() -> Result<()> {
-    const DROP_IN: &str = "/run/systemd/system/reboot.target.d/safe-upgrade.conf";
+fn bound_the_shutdown(verb: &str) -> Result<()> {
     const TEXT: &str = "[Unit]\nJobTimeoutSec=4min\nJobTimeoutAction=reboot-force\n";
-    let path = Path::new(DROP_IN);
-    path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(trouble)?;
-    std::fs::write(path, TEXT).map_err(trouble)?;
-    Exec::new("systemctl").and_then(|exec| exec.arg("daemon-reload").success()).map(drop).map_err(trouble)
+    const RELOAD: Duration = Duration::from_secs(30);
+    // systemctl(1): each verb has the target of its name. A forced reboot in the place of a kexec boots the old system.
+    let directory = PathBuf::from(format!("/run/systemd/system/{verb}.target.d"));
+    std::fs::create_dir_all(&directory).map_err(trouble)?;
+    std::fs::write(directory.join("safe-upgrade.conf"), TEXT).map_err(trouble)?;
+    let reload = Exec::new("systemctl").and_then(|exec| exec.arg("daemon-reload").limit(RELOAD).success());
+    reload.map(drop).map_err(trouble)
 }
 
 /// Returns only when nobody asked this process to end for the whole limit.

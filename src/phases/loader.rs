@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Result, boot_set, trouble};
-use crate::boot::block::EnvPlace;
+use crate::boot::block::{self, EnvPlace};
 use crate::boot::default_entry::Setting;
 use crate::boot::judge::{self, Method, Verdict};
 use crate::boot::kernels::Unproven;
@@ -18,7 +18,7 @@ use crate::boot::layout::{self, BootLayout, BootPlace, Loader as Kind, Partition
 use crate::boot::named_root::NamedRoot;
 use crate::boot::one_shot::{self, OldSystem, OneShot, OneShotError, Trial};
 use crate::boot::systemd_boot::{LoaderOneShot, Places};
-use crate::boot::{default_entry, kernels, kexec};
+use crate::boot::{default_entry, grub, kernels, kexec, menu};
 use crate::driver::Trouble;
 use crate::error::chain;
 use crate::evidence::{FallbackMethod, GuaranteeLevel, Plan, Promise};
@@ -34,6 +34,10 @@ const BOOT_ENV: &str = "safe-upgrade/env";
 pub(super) fn verdict() -> Result<(BootLayout, Verdict)> {
     let layout = layout::read(Path::new("/")).map_err(trouble)?;
     let verdict = judge::judge(&layout);
+    let verdict = match no_entry(&layout)? {
+        Some(why) => verdict.without_entry(&why),
+        None => verdict,
+    };
     let verdict = match unproven(&layout)? {
         Some(why) => verdict.without_proof(&why),
         None => verdict,
@@ -87,6 +91,18 @@ fn unproven(layout: &BootLayout) -> Result<Option<String>> {
         Some(Err(error)) => Err(trouble(error)),
         Some(Ok(_)) | None => Ok(None),
     }
+}
+
+/// Why GRUB's menu has nothing that could be kept as the old system's entry; `None` when it has, or where GRUB is not asked.
+fn no_entry(layout: &BootLayout) -> Result<Option<String>> {
+    match &layout.loader {
+        Kind::Grub(grub) if grub.menu && !layout.container => {}
+        _ => return Ok(None),
+    }
+    let path = Path::new("/").join(grub::MENU);
+    let menu = block::strip(&std::fs::read(&path).map_err(trouble)?);
+    let lacking = menu::lacks_entry(&layout.kernel, &String::from_utf8_lossy(&menu));
+    Ok(lacking.map(|why| format!("{}: {why}", path.display())))
 }
 
 /// The same, as a plan keeps it.

@@ -7,7 +7,7 @@ use super::error::OneShotError;
 use super::files::read;
 use super::record::Record;
 use super::{BootPlace, OneShot, arguments};
-use crate::boot::menu::{self, Boots};
+use crate::boot::menu::Boots;
 use crate::boot::{block, grub};
 
 impl OneShot {
@@ -31,8 +31,7 @@ impl OneShot {
     fn keep_from(&self, boot_copy: &Path, subvolume: u64) -> Result<Record, OneShotError> {
         let menu_copy = boot_copy.join(grub::MENU.trim_start_matches("boot/"));
         let text = String::from_utf8_lossy(&block::strip(&read(&menu_copy)?)).into_owned();
-        let none = || OneShotError::NoEntry { menu: menu_copy.clone(), kernel: "a whole system".into() };
-        let (_, boots) = menu::first(&menu::parse(&text)?)?.ok_or_else(none)?;
+        let boots = self.entry_of(&text, &menu_copy, &self.root_name)?;
         let mut old = Boots { arguments: arguments::by_subvolume_id(&boots.arguments, subvolume), ..boots };
         let kept = self.keep_copies(&mut old, boot_copy)?;
         let record = Record { old, kept, trial: None };

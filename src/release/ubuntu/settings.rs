@@ -123,7 +123,9 @@ impl Settings {
             (PathBuf::from(APT_OPTIONS), apt_options(archives).into_bytes()),
         ];
         let asked = read(&root.join(PROMPT))?.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
-        if let Some(text) = asked.filter(|text| prompt(text).as_deref() != Some("lts")) {
+        // Where somebody has deleted it, the upgrader takes the list with the interim releases.
+        let text = asked.unwrap_or_default();
+        if prompt(&text).as_deref() != Some("lts") {
             wanted.push((PathBuf::from(PROMPT), with_lts(&text).into_bytes()));
         }
         let changed = wanted
@@ -267,6 +269,16 @@ mod tests {
         fs::write(root.join(PROMPT), "[DEFAULT]\nPrompt=normal\n").unwrap();
         settings.take_away().unwrap();
         assert_eq!(fs::read_to_string(root.join(PROMPT)).unwrap(), "[DEFAULT]\nPrompt=normal\n");
+    }
+
+    #[test]
+    fn a_deleted_prompt_leads_to_no_interim_release() {
+        let (dir, root) = machine("");
+        fs::remove_file(root.join(PROMPT)).unwrap();
+        let settings = Settings::put(&root, &dir.path().join("run"), Path::new("/a")).unwrap();
+        assert_eq!(fs::read_to_string(root.join(PROMPT)).unwrap(), "[DEFAULT]\nPrompt=lts\n");
+        settings.take_away().unwrap();
+        assert!(!root.join(PROMPT).exists());
     }
 
     #[test]

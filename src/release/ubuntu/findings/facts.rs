@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::meta_release::{self, Stanza};
 use super::sources::{self, Source};
@@ -15,6 +15,9 @@ use crate::system::exec::{Exec, ExecError, find_tool};
 
 /// How long a service may take to answer a question.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Lists of packages that are older than this are not believed. Ubuntu publishes updates daily, and `apt-daily.timer` fetches twice a day.
+pub const FRESH: Duration = Duration::from_secs(3 * 86_400);
 
 /// The answer of something that may not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct Facts {
     pub offer: Asked<Vec<Stanza>>,
     /// Packages for whose sake the upgrader wants a reboot first.
     pub reboot_packages: Vec<String>,
+    /// How old apt's lists of packages are at most; `None` when nothing says.
+    pub lists_age: Option<Duration>,
     /// Packages with updates of this release, without the held ones.
     pub pending: Vec<String>,
     /// Packages whose updates `apt-get upgrade --with-new-pkgs` leaves, although nobody holds them; without those that are still
@@ -130,6 +135,7 @@ pub fn collect(packages: &CompletionFacts) -> Result<Facts, FactsError> {
         offer: Asked::of(meta_release::fetch(root)),
         reboot_packages: prepare::reboot_packages(root)
             .map_err(|source| FactsError::Read { path: reboot, source })?,
+        lists_age: lists_age(root, SystemTime::now())?,
         pending: packages.pending.clone(),
         // On broken dependencies apt calculates nothing, and somebody else says so.
         kept_back: if packages.check.is_none() { kept_back(&packages.held)? } else { Vec::new() },
@@ -162,6 +168,34 @@ pub fn collect(packages: &CompletionFacts) -> Result<Facts, FactsError> {
         needrestart: has("needrestart"),
         upgrader_installed: find_tool(environment::PROGRAM).is_ok(),
     })
+}
+
+/// When the lists were last fetched, or made: the youngest sign of both. apt gives its files the time that the server says.
+fn lists_age(root: &Path, now: SystemTime) -> Result<Option<Duration>, FactsError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| FactsError::Read { path, source }
+    };
+    let lists = root.join("var/lib/apt/lists");
+    // Written by update-notifier-common after each successful update.
+    let mut signs = vec![root.join("var/lib/apt/periodic/update-success-stamp")];
+    for entry in fs::read_dir(&lists).map_err(failed(&lists))? {
+        let path = entry.map_err(failed(&lists))?.path();
+        let name = path.to_string_lossy();
+        if name.ends_with("InRelease") || name.ends_with("_Release") {
+            signs.push(path);
+        }
+    }
+    let mut youngest = None;
+    for sign in signs {
+        match fs::metadata(&sign).and_then(|found| found.modified()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // What seems to come from the future says nothing.
+            Ok(time) => youngest = youngest.max(Some(time).filter(|time| *time <= now)),
+            Err(source) => return Err(failed(&sign)(source)),
+        }
+    }
+    Ok(youngest.and_then(|time| now.duration_since(time).ok()))
 }
 
 fn read(path: &Path) -> Result<Option<String>, FactsError> {
@@ -317,6 +351,29 @@ mod tests {
     use super::*;
 
     const MOUNTS: &str = "tmpfs /tmp tmpfs rw,nosuid,noexec 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n/dev/vda15 /boot/efi vfat ro,relatime 0 0\n";
+
+    #[test]
+    fn the_youngest_sign_of_the_lists_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |path: &str, days: u64, now: SystemTime| {
+            let path = place.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = fs::File::create(path).unwrap();
+            file.set_modified(now - Duration::from_secs(days * 86_400)).unwrap();
+        };
+        let now = SystemTime::now();
+        let days = || lists_age(place.path(), now).unwrap().map(|age| age.as_secs() / 86_400);
+        assert!(lists_age(place.path(), now).is_err());
+        at("var/lib/apt/lists/lock", 0, now);
+        assert_eq!(days(), None);
+        at("var/lib/apt/lists/mirror.invalid_ubuntu_dists_noble_InRelease", 90, now);
+        at("var/lib/apt/lists/mirror.invalid_ubuntu_dists_noble-updates_InRelease", 9, now);
+        assert_eq!(days(), Some(9));
+        at("var/lib/apt/periodic/update-success-stamp", 1, now);
+        assert_eq!(days(), Some(1));
+        at("var/lib/apt/periodic/update-success-stamp", 0, now + Duration::from_secs(600));
+        assert_eq!(days(), Some(9));
+    }
 
     #[test]
     fn mounts_are_understood() {

@@ -30,6 +30,7 @@ fn plain() -> Facts {
         prompt: Some("lts".into()),
         offer: Asked::Answer(vec![offer("noble"), offer("resolute")]),
         reboot_packages: vec![],
+        lists_age: Some(std::time::Duration::from_secs(3600)),
         pending: vec![],
         kept_back: vec![],
         held_with_updates: vec![],
@@ -67,11 +68,13 @@ type Damage = fn(&mut Facts);
 
 #[test]
 fn each_trouble_is_named_alone() {
-    let cases: [(&str, Damage); 18] = [
+    let cases: [(&str, Damage); 20] = [
         ("ubuntu-prompt-never", |facts| facts.prompt = Some("never".into())),
         ("ubuntu-meta-release-unreachable", |facts| facts.offer = Asked::Unknown("timed out".into())),
         ("ubuntu-target-not-offered", |facts| facts.offer = Asked::Answer(vec![])),
         ("ubuntu-reboot-pending", |facts| facts.reboot_packages = vec!["libc6".into()]),
+        ("ubuntu-lists-old", |facts| facts.lists_age = Some(facts::FRESH * 2)),
+        ("ubuntu-lists-old", |facts| facts.lists_age = None),
         ("ubuntu-updates-want-reboot", |facts| facts.pending = vec!["linux-generic".into(), "vim".into()]),
         ("ubuntu-updates-kept-back", |facts| facts.kept_back = vec!["nginx".into()]),
         ("ubuntu-held-with-updates", |facts| facts.held_with_updates = vec!["nginx".into()]),

@@ -59,6 +59,21 @@ fn offered(facts: &Facts, hop: &Hop, findings: &mut Vec<Finding>) {
 
 /// The upgrader refuses to start on a machine that is not.
 fn up_to_date(facts: &Facts, findings: &mut Vec<Finding>) {
+    if facts.lists_age.is_none_or(|age| age > facts::FRESH) {
+        let age = facts.lists_age.map_or_else(
+            || "nothing says when they were fetched".to_owned(),
+            |age| format!("{} days ago", age.as_secs() / 86_400),
+        );
+        findings.push(
+            Finding::inhibitor(
+                "ubuntu-lists-old",
+                "apt's lists of packages are old, so nobody knows which updates of this release are missing. The run installs such updates \
+                 first; when the kernel or the C library is among them, the upgrader then refuses to start before a reboot.",
+                "apt-get update, then check again",
+            )
+            .with_evidence([age]),
+        );
+    }
     if !facts.reboot_packages.is_empty() {
         findings.push(
             Finding::inhibitor(
