@@ -271,7 +271,8 @@ macro_rules! native {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use native;
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(target_arch = "x86_64")]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
