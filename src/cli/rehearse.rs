@@ -83,7 +83,13 @@ pub(super) fn rehearse(
     match rehearsed {
         Rehearsed::Done(record) => Ok(record),
         Rehearsed::Refused(why) => Err(Failure::new(Exit::Refused, why)),
+        Rehearsed::Busy => Err(busy("another rehearsal is at work; nothing was begun")),
     }
+}
+
+fn busy(message: &str) -> Failure {
+    Failure::new(Exit::Locked, message)
+        .hint("wait until it has ended, or end it: Ctrl-C where it was started, or SIGTERM")
 }
 
 /// What this program does inside a clone, and on its way there; `None` when its arguments ask for something else.
@@ -115,7 +121,8 @@ pub fn stage_of(arguments: impl Iterator<Item = OsString>) -> Option<Result<(), 
 
 fn end(args: &RehearseArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     let swept = rehearsal::sweep(places, true)
-        .map_err(|error| Failure::failed("failed to remove what a rehearsal has left", error))?;
+        .map_err(|error| Failure::failed("failed to remove what a rehearsal has left", error))?
+        .ok_or_else(|| busy("a rehearsal is at work; nothing was removed"))?;
     if args.common.json {
         print_json(out, &json!({"schema": SCHEMA, "command": "rehearse", "removed": swept}))?;
     } else if swept.is_empty() {
@@ -182,4 +189,34 @@ pub(super) fn as_text(record: &RehearsalRecord) -> String {
         lines.push("`safe-upgrade rehearse --end` removes it.".into());
     }
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::ConfigArgs;
+    use crate::rehearsal::sweep::Claim;
+
+    #[test]
+    fn nothing_is_ended_while_a_rehearsal_is_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = StateDirectory::at(dir.path());
+        let args = RehearseArgs {
+            common: ConfigArgs { config: dir.path().join("none.toml"), json: false },
+            to: None,
+            keep: false,
+            end: true,
+        };
+        let claim = Claim::take(&places.rehearsals()).unwrap().unwrap();
+        let mut out = Vec::new();
+        let failure = end(&args, &places, &mut out).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Locked);
+        assert!(failure.to_string().contains("a rehearsal is at work; nothing was removed"), "{failure}");
+        assert_eq!(out, b"");
+        drop(claim);
+        assert_eq!(
+            rehearsal::sweep(&StateDirectory::at(dir.path().join("none")), true).unwrap(),
+            Some(vec![])
+        );
+    }
 }

@@ -71,6 +71,8 @@ pub enum Rehearsed {
     Done(Box<RehearsalRecord>),
     /// This machine cannot rehearse, or not now, and why. Nothing was changed.
     Refused(String),
+    /// Another rehearsal is at work on this machine. Nothing was changed.
+    Busy,
 }
 
 /// Fetches what the upgrade needs, upgrades a clone, and keeps what came of it. Nothing outside the state directory is changed.
@@ -89,7 +91,7 @@ pub fn rehearse(
     }
     let rehearsals = places.rehearsals();
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else {
-        return Ok(Rehearsed::Refused("another rehearsal is at work".into()));
+        return Ok(Rehearsed::Busy);
     };
     sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
     let mut origin = origin(config, places)?;
@@ -229,16 +231,17 @@ fn draft_answers(
     Ok(path)
 }
 
-/// Removes what rehearsals have left behind; with `kept`, also a clone that was left running. Returns the ids.
+/// Removes what rehearsals have left behind; with `kept`, also a clone that was left running. Returns the ids; `None`, and nothing is
+/// removed, while a rehearsal is at work.
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
+pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Option<Vec<String>>> {
     let rehearsals = places.rehearsals();
     if !rehearsals.exists() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
-    let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(Vec::new()) };
+    let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(None) };
     let mut swept = sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
     if kept {
         for names in sweep::kept(&rehearsals).map_err(trouble)? {
@@ -246,7 +249,7 @@ pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
             swept.push(names.id().to_owned());
         }
     }
-    Ok(swept)
+    Ok(Some(swept))
 }
 
 /// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse. With a repository

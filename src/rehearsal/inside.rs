@@ -29,6 +29,7 @@ use crate::release::prediction::{Foretold, Verdict};
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
 use crate::system::enter;
+use crate::system::host_calls::{self, HostCallsError};
 use crate::system::span::Span;
 
 /// Where everything of the rehearsal lies inside the clone: below the place of the real state, which is not in it.
@@ -223,6 +224,7 @@ fn compare(task: &Task) -> Result<Said> {
 /// The same code that upgrades the machine itself.
 fn upgrade(task: &Task, out: &File) -> Result<Said> {
     let wrong = |why: String| RehearsalError::Silent { stage: UPGRADE, why };
+    let not_refused = refuse_host_calls().map_err(|error| wrong(crate::error::chain(&error)))?;
     let hop = Hop::between(&task.from, &task.to).map_err(|error| wrong(error.to_string()))?;
     let home = Path::new(HOME);
     let (log, archives, kept) = (home.join(APT_LOG), home.join(ARCHIVES), home.join("sources"));
@@ -266,8 +268,20 @@ fn upgrade(task: &Task, out: &File) -> Result<Said> {
         questions: debconf::answered(&before, &after),
         unanswered,
         compared: task.foretold.clone().map(compared),
+        noted: not_refused.into_iter().chain(said.noted.iter().cloned()).collect(),
         ..said
     }))
+}
+
+/// The scripts of packages run as root, and whoever came in by `nsenter` has no filter of system calls. Before and after the upgrade only
+/// this program and the operator's checks come in, which need their setuid programs. Says what to note where it cannot be done.
+fn refuse_host_calls() -> std::result::Result<Option<String>, HostCallsError> {
+    match host_calls::refuse() {
+        Err(error @ HostCallsError::Processor(_)) => Ok(Some(format!(
+            "{error}: the scripts of packages in the clone were kept from none of those that reach the machine itself"
+        ))),
+        refused => refused.map(|()| None),
+    }
 }
 
 fn refused() -> Result<Vec<Refused>> {

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod enter;
 pub mod exec;
 pub mod fresh;
+pub mod host_calls;
 pub mod identity;
 pub mod lock;
 pub mod marked;

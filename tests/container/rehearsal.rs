@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::knows::{checked, loaded};
 use super::lab::Timer;
 use super::lab::product::{Run, SERVER};
-use super::{assert_untouched, lab, machine, release, settled};
+use super::lab::repo::Package;
+use super::{assert_untouched, lab, machine, release, settled, with_package};
 
 /// What boots the clone; a server installs it when it wants to rehearse.
 const NSPAWN: &str = "apt-get -q update && apt-get -qy install --no-install-recommends systemd-container";
@@ -52,11 +53,42 @@ const TESTS: &str = r#"
 [[rehearsal.test]]
 name = "reached"
 argv = ["/bin/bash", "-c", "echo >/dev/tcp/$SAFE_UPGRADE_TEST_HOST/22 || test $(ip -o link | wc -l) = 2"]
+
+[[rehearsal.test]]
+name = "endless"
+argv = ["/bin/sleep", "86399"]
+timeout = "2s"
 "#;
 
-/// A directory of the root at a second place, and one of another subvolume.
-const MOUNTS: &str = "mkdir -p /srv/twice /srv/apart /home/apart && \
+/// Passes once, and does not end the next time.
+const FALLS_SILENT: &str = r#"
+[[rehearsal.test]]
+name = "silent"
+argv = ["/bin/sh", "-c", "mkdir /root/was-asked || exec sleep 86399"]
+timeout = "3s"
+"#;
+
+/// Installs well.
+const CURIOUS: Package<'static> =
+    Package { name: "lab-curious", version: "1", depends: "", postinst: "exit 0" };
+
+/// Its next version: in a clone its script tells what it may, and tries what reaches the host (304 is `open_by_handle_at`, 167 is `swapon`).
+const CURIOUS_NEXT: Package<'static> = Package {
+    name: "lab-curious",
+    version: "2",
+    depends: "",
+    postinst: "test -e /var/lib/safe-upgrade/rehearsal/task.json || exit 0\n\
+        sed -n 's/^/lab-curious: /; /Seccomp:/p; /NoNewPrivs:/p' /proc/self/status\n\
+        echo x >/root/lab-swap\n\
+        perl -e 'my $file = shift; print qq{lab-curious: file by number: }, syscall(304, -1, 0, 0), qq{ $!\\n}; \
+        print qq{lab-curious: swapon: }, syscall(167, $file, 0), qq{ $!\\n}' /root/lab-swap\n\
+        rm -f /root/lab-swap",
+};
+
+/// A directory of the root at a second place, and two of another subvolume.
+const MOUNTS: &str = "mkdir -p /srv/twice /srv/apart /home/apart /srv/shown /home/shown && \
     mount --bind /srv/www /srv/twice && mount --bind /home/apart /srv/apart && \
+    mount --bind /home/shown /srv/shown && touch /home/apart/file /home/shown/file && \
     printf 'server { listen 80; root /srv/twice; }' >/etc/nginx/conf.d/outside.conf && systemctl reload nginx";
 
 /// The lab's machines have no curl.
@@ -101,7 +133,7 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
     let machine = loaded("rehearse-php", PHP_CHECK);
     machine.sh(NSPAWN).unwrap();
     // What never comes back is waited for; it need not be the usual five minutes.
-    let hasty = SERVER.replace("soak = \"5s\"", "soak = \"5s\"\nsettle = \"60s\"");
+    let hasty = SERVER.replace("soak = \"5s\"", "soak = \"5s\"\nsettle = \"60s\"") + FALLS_SILENT;
     machine.write(lab::product::CONFIG, 0o600, format!("{hasty}{PHP_CHECK}").as_bytes()).unwrap();
     timer.lap("loaded machine");
     // With a repository that has no trixie no upgrade would begin: that is said before a clone is made.
@@ -120,6 +152,9 @@ fn container_rehearsal_names_the_dead_site_that_systemd_calls_running() {
     assert!(lost.contains("php8.2-fpm.service"), "{record:#}");
     let failed = record["failed"].to_string();
     assert!(failed.contains("check shop") && failed.contains("not held: redis-tools"), "{record:#}");
+    let silent = "the test silent does not pass any more: it did not end within its limit of 3 s";
+    assert!(failed.contains(silent), "{record:#}");
+    assert!(machine.sh("pgrep -x sleep -a | grep 86399").is_err());
     assert_all_came_true(&record["foretold"]);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_untouched(&machine);
@@ -149,7 +184,8 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
         return;
     }
     let timer = Timer::start();
-    let machine = machine("rehearse", &format!("\n[rehearsal]\nmode = \"required\"\n{TESTS}{RULES}"));
+    let config = format!("\n[rehearsal]\nmode = \"required\"\nshow = [\"/srv/shown\"]\n{TESTS}{RULES}");
+    let machine = with_package("rehearse", &config, CURIOUS, CURIOUS_NEXT);
     machine.sh(EVERY_LIST).unwrap();
     machine.sh(NSPAWN).unwrap();
     assert_ne!(machine.sh("ls /var/lib/apt/lists | grep -c -e _Translation-en -e _Sources").unwrap(), "0\n");
@@ -168,10 +204,15 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     let volumes = record["volumes"].to_string();
     assert!(volumes.contains("/srv/twice: the clone's own /srv/www"), "{record:#}");
     assert!(volumes.contains("/srv/apart: left out"), "{record:#}");
+    assert!(volumes.contains("/srv/shown: the real one, read-only"), "{record:#}");
+    let endless = "the test endless does not pass in the clone before the upgrade: it did not end within its limit of 2 s";
+    assert!(record["noted"].to_string().contains(endless), "{record:#}");
     assert!(record["limits"].to_string().contains("MemoryMax="), "{record:#}");
+    assert_refused_to_scripts(&machine, &record);
+    assert_shown(&machine, &record);
     assert_kept_and_ended(&machine, &record);
     assert_untouched(&machine);
-    machine.sh("umount /srv/twice /srv/apart && rmdir /srv/twice /srv/apart /home/apart").unwrap();
+    machine.sh("umount /srv/twice /srv/apart /srv/shown && rm -r /srv/twice /srv/apart /srv/shown /home/apart /home/shown").unwrap();
     review_the_answers(&machine, record["answers"].as_str().unwrap());
 
     let begun = machine.records().unwrap().len();
@@ -186,6 +227,38 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert!(status.contains("\noutage    "), "{status}");
     assert_answered_as_reviewed(&machine);
     assert_told(&machine, &run, &record);
+}
+
+/// What came in by `nsenter` has the filter that those have who did not, and in this machine nobody else would have refused it.
+fn assert_refused_to_scripts(machine: &lab::Machine, record: &Value) {
+    assert_eq!(machine.sh("grep Seccomp: /proc/self/status").unwrap(), "Seccomp:\t0\n");
+    let said =
+        machine.sh(&format!("grep lab-curious: {}/apt.log", record["logs"].as_str().unwrap())).unwrap();
+    eprintln!("lab: a script in the clone:\n{said}");
+    for line in [
+        "lab-curious: NoNewPrivs:\t1",
+        "lab-curious: Seccomp:\t2",
+        "lab-curious: file by number: -1 Operation not permitted",
+        "lab-curious: swapon: -1 Operation not permitted",
+    ] {
+        assert!(said.lines().any(|one| one.trim_end() == line), "{line}: {said}");
+    }
+}
+
+/// What nobody has named is empty there; what somebody has named is there, and cannot be written to.
+fn assert_shown(machine: &lab::Machine, record: &Value) {
+    let root = root_of_kept(machine, record);
+    assert_eq!(machine.sh(&format!("cd {root}/srv && ls apart shown")).unwrap(), "apart:\n\nshown:\nfile\n");
+    let written = machine.run(&["sh", "-c", &format!("LC_ALL=C touch {root}/srv/shown/file")]).unwrap();
+    let said = String::from_utf8_lossy(&written.stderr).into_owned();
+    assert!(said.contains("Read-only file system"), "{said}");
+}
+
+/// Where the machine sees the root of a kept clone, with all that is mounted in it.
+pub(super) fn root_of_kept(machine: &lab::Machine, record: &Value) -> String {
+    let unit = record["kept"]["unit"].as_str().unwrap_or_else(|| panic!("{record:#}"));
+    let first = format!("pgrep -P $(systemctl show --value --property=MainPID {unit})");
+    format!("/proc/{}/root", machine.sh(&first).unwrap().trim())
 }
 
 /// The upgraded clone answers in its own network and has no way out; the host goes on. Ended, nothing is left.

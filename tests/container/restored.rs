@@ -6,15 +6,20 @@ use serde_json::Value;
 
 use super::lab::Timer;
 use super::lab::product::{CONFIG, SERVER, binary};
+use super::rehearsal::root_of_kept;
 use super::{Machine, lab, release, serves_the_site};
 
 /// The lab's server, backed up whole, without what changes while it is copied.
 fn server() -> String {
-    let whole = "trees = [\"/\"]\nexclude = [\"var/log/journal/*\", \"var/cache/apt\"]";
+    let whole = "trees = [\"/\", \"/srv/data\"]\nexclude = [\"var/log/journal/*\", \"var/cache/apt\"]";
     let server = SERVER.replace("trees = [\"/etc\", \"/srv/www\", \"/root\"]", whole);
     assert_ne!(server, SERVER);
-    server
+    server.replace("store = \"/srv/backup\"", "store = \"/srv/backup/store\"")
 }
+
+/// A second filesystem: of the one that the backups are on, which is not the root's.
+const SECOND: &str = "mkdir -p /srv/backup/store /srv/backup/second /srv/data && \
+    mount --bind /srv/backup/second /srv/data && test $(stat -c %d /srv/data) != $(stat -c %d /)";
 
 /// Everything that such a rehearsal makes, counted.
 const LEFT: &str = "echo $(systemctl list-units --all --plain --no-legend 'safe-upgrade-rehearsal-*' | wc -l) \
@@ -52,7 +57,8 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     let machine = machine_without_snapshots();
     timer.lap("machine on ext4");
     // What is missing is said before anything is fetched.
-    machine.write(CONFIG, 0o600, server().replace("\"/\"]", "\"/etc\"]").as_bytes()).unwrap();
+    machine.sh(&format!("{SECOND} && echo precious >/srv/data/file")).unwrap();
+    machine.write(CONFIG, 0o600, server().replace("\"/\", ", "\"/etc\", ").as_bytes()).unwrap();
     assert!(refusal(&machine).contains("name \"/\" in backup.trees"));
     machine.write(CONFIG, 0o600, server().as_bytes()).unwrap();
     assert!(refusal(&machine).contains("no finished backup of /"));
@@ -62,8 +68,8 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     it_is_killed_and_power_is_lost(&machine);
     timer.lap("killed and unplugged while it restores, and swept");
 
-    machine.sh("touch /root/mark").unwrap();
-    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    machine.sh(&format!("{SECOND} && touch /root/mark")).unwrap();
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
     let told: Value = serde_json::from_slice(&rehearsed.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&rehearsed.stderr)));
@@ -77,11 +83,55 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
         "{clone}"
     );
     assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_restored_beside_the_root(&machine, record);
+    assert_kept_and_ended(&machine, record);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_eq!(release(&machine), "bookworm");
     assert_eq!(machine.sh("grep -rl trixie /etc/apt || true").unwrap(), "");
     assert_eq!(machine.sh(CHANGED).unwrap(), UNIT_FILES);
     assert!(serves_the_site(&machine));
+}
+
+/// The clone has the second filesystem from the backup too, and writes to its own.
+fn assert_restored_beside_the_root(machine: &Machine, record: &Value) {
+    let volumes = record["volumes"].to_string();
+    eprintln!("lab: {volumes}");
+    assert!(volumes.contains("/srv/data: restored from the backup of 20"), "{record:#}");
+    let root = root_of_kept(machine, record);
+    let both =
+        format!("cat {root}/srv/data/file && echo changed >{root}/srv/data/file && cat /srv/data/file");
+    assert_eq!(machine.sh(&both).unwrap(), "precious\nprecious\n");
+}
+
+/// The upgraded clone runs on beside the machine, keeps another from being made, and goes when it is told to.
+fn assert_kept_and_ended(machine: &Machine, record: &Value) {
+    let root = root_of_kept(machine, record);
+    assert!(machine.sh(&format!("cat {root}/etc/os-release")).unwrap().contains("=trixie"));
+    let network = record["kept"]["network"].as_str().unwrap();
+    let address = record["kept"]["address"].as_str().unwrap();
+    // Nobody listens there; that it says so, it says itself.
+    let nobody = format!("ip netns exec {network} bash -c 'echo >/dev/tcp/{address}/9' 2>&1 || true");
+    assert!(machine.sh(&nobody).unwrap().contains("Connection refused"));
+    assert_ne!(machine.sh(LEFT).unwrap(), NOTHING);
+    let second = machine.product(&["rehearse", "--to", "trixie"]).unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(3), "{said}");
+    assert!(said.contains("still runs: `safe-upgrade rehearse --end` removes it"), "{said}");
+    let id = record["id"].as_str().unwrap();
+    assert!(machine.sh("safe-upgrade rehearse --end").unwrap().contains(id));
+}
+
+/// Nothing is taken from under a rehearsal.
+fn assert_busy(machine: &Machine) {
+    for (words, sentence) in [
+        (&["rehearse", "--end"][..], "a rehearsal is at work; nothing was removed"),
+        (&["rehearse", "--to", "trixie"], "another rehearsal is at work; nothing was begun"),
+    ] {
+        let refused = machine.product(words).unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(6), "{said}");
+        assert!(said.contains(sentence), "{said}");
+    }
 }
 
 fn refusal(machine: &Machine) -> String {
@@ -95,6 +145,7 @@ fn refusal(machine: &Machine) -> String {
 /// Killed, it leaves what the next one removes; when the power goes, the boot removes it.
 fn it_is_killed_and_power_is_lost(machine: &Machine) {
     rehearsal_comes_to(machine, "restoring the backup of /: 1");
+    assert_busy(machine);
     machine.sh("pkill -KILL -f '^safe-upgrade rehearse --to'").unwrap();
     assert_ne!(machine.sh(LEFT).unwrap(), NOTHING);
     machine.sh("safe-upgrade rehearse --end").unwrap();
