@@ -11,43 +11,15 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::names::Names;
 use super::restored::Backup;
-use super::{RehearsalError, Result, inside, offline, quiet};
-use crate::health::known;
-use crate::snapshot::{TopLevel, subvolume};
-use crate::system::exec::Exec;
-use crate::system::mounts::{self, Mount};
-use crate::system::{beneath, durable, show};
+use super::{RehearsalError, Result, inside, offline, quiet, volumes};
+use crate::snapshot::TopLevel;
+use crate::system::{beneath, durable, mounts};
 
 /// Where the state of this program lies: outside of the clone, and empty in it.
-const STATE: &str = "/var/lib/safe-upgrade";
+pub(super) const STATE: &str = "/var/lib/safe-upgrade";
 
 /// Where boot loaders, kernels and initrds may have a filesystem of their own.
 pub(super) const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
-
-/// Filesystems whose answer may never come: nothing of them is looked at, unless somebody names them.
-const NETWORK: [&str; 14] = [
-    "9p",
-    "afs",
-    "autofs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "davfs",
-    "fuse",
-    "gfs2",
-    "glusterfs",
-    "lustre",
-    "nfs",
-    "nfs4",
-    "smb3",
-];
-
-/// Filesystems that are neither a disk nor a network store.
-const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
-
-/// What is said of a filesystem of which the clone sees nothing.
-const LEFT_OUT: &str =
-    "left out, an empty directory: name it in [rehearsal] show to have the real one, read-only";
 
 /// Where the unit files lie that no administrator wrote.
 const UNITS: [&str; 3] = ["usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
@@ -137,15 +109,13 @@ pub fn make(names: &Names, parts: &Parts<'_>) -> Result<Clone> {
         }
     };
     let mut clone = Clone { root, made, binds: Vec::new(), volumes: Vec::new(), held: Vec::new() };
-    for (number, mount) in others(&mounts::read()?).into_iter().enumerate() {
-        give(top.as_ref(), names, parts, (number, mount), &mut clone)?;
-    }
+    volumes::give(top.as_ref(), names, parts, &mut clone)?;
     prepare(parts, &mut clone)?;
     Ok(clone)
 }
 
 /// The directory that a backup is restored into, which only we can enter.
-fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
+pub(super) fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
     parts
         .restored
         .ok_or_else(|| RehearsalError::Impossible("nobody has said where the backup is restored to".into()))
@@ -196,144 +166,7 @@ pub fn put(clone: &Clone, name: &str, bytes: &[u8]) -> Result<()> {
     Ok(durable::replace_file(&beneath::path_of(&home).join(name), bytes, 0o600)?)
 }
 
-/// The other filesystems of this machine that hold something to be seen, outer ones first; of several on one point the last, which
-/// covers the others.
-fn others(table: &[Mount]) -> Vec<Mount> {
-    let mut kept: Vec<Mount> = table
-        .iter()
-        .rev()
-        .filter(|mount| mount.point != Path::new("/") && !mount.point.starts_with(STATE))
-        .filter(|mount| known::is_kept_mount(&mount.point.to_string_lossy(), &mount.fs_type))
-        .filter(|mount| !OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()))
-        .filter(|mount| is_network(mount) || mount.point.is_dir())
-        .cloned()
-        .collect();
-    kept.sort_by(|one, other| one.point.cmp(&other.point));
-    kept.dedup_by(|one, other| one.point == other.point);
-    kept
-}
-
-/// What holds the boot loader is local, also where it is mounted at the first look only.
-fn is_network(mount: &Mount) -> bool {
-    let remote = NETWORK.contains(&mount.fs_type.as_str()) || mount.fs_type.starts_with("fuse.");
-    remote && !BOOT.iter().any(|place| mount.point == Path::new(place))
-}
-
-/// How one filesystem of the host is given: from where, whether the clone can write to it, and in words.
-type Given = (PathBuf, bool, String);
-
-fn give(
-    top: Option<&TopLevel>,
-    names: &Names,
-    parts: &Parts<'_>,
-    (number, mount): (usize, Mount),
-    clone: &mut Clone,
-) -> Result<()> {
-    let found = match is_network(&mount) {
-        true => None,
-        false => found(top, names, parts, (number, &mount), clone)?,
-    };
-    let (from, writable, how) = match found {
-        Some(given) => given,
-        None if parts.show.contains(&mount.point) => {
-            (mount.point.clone(), false, "the real one, read-only".to_owned())
-        }
-        // A read-only mount keeps nobody from a service's socket in it, nor from writing to a pipe.
-        None => {
-            let empty = parts.directory.join("volumes").join(number.to_string());
-            let made = fs::create_dir_all(&empty)
-                .and_then(|()| fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)));
-            made.map_err(RehearsalError::path("create", &empty))?;
-            (empty, false, LEFT_OUT.to_owned())
-        }
-    };
-    // What is mounted in an empty one needs a place there.
-    let outer = clone.binds.iter().rev().find(|bind| mount.point.starts_with(&bind.to));
-    if let Some(outer) = outer.filter(|bind| !bind.writable && bind.from.starts_with(parts.directory)) {
-        let place = outer.from.join(mount.point.strip_prefix(&outer.to).unwrap_or(Path::new("")));
-        fs::create_dir_all(&place).map_err(RehearsalError::path("create", &place))?;
-    }
-    clone.volumes.push(format!("{}: {how}", show::path(&mount.point)));
-    clone.binds.push(Bind { from, to: mount.point, writable });
-    Ok(())
-}
-
-/// What the clone can have of a filesystem without touching it.
-fn found(
-    top: Option<&TopLevel>,
-    names: &Names,
-    parts: &Parts<'_>,
-    (number, mount): (usize, &Mount),
-    clone: &Clone,
-) -> Result<Option<Given>> {
-    let at = names.mounts().join(format!("volume-{number}"));
-    if let Some((top, source)) = top.and_then(|top| Some((top, neighbour(top, mount)?))) {
-        let name = names.volume(number);
-        top.clone_writable(&source, &name).map_err(RehearsalError::snapshot("make the clone of a volume"))?;
-        self::mount(top, &name, &at)?;
-        return Ok(Some((at, true, "a clone".to_owned())));
-    }
-    if BOOT.iter().any(|place| mount.point == Path::new(place)) {
-        let copy = parts.directory.join("volumes").join(number.to_string());
-        durable::private_directory(&copy)?;
-        Exec::new("cp")
-            .and_then(|exec| {
-                exec.args(["-a", "-x", "--reflink=auto"]).arg(mount.point.join(".")).arg(&copy).success()
-            })
-            .map_err(RehearsalError::exec("copy what holds the boot loader"))?;
-        return Ok(Some((copy, true, "a copy".to_owned())));
-    }
-    if let Origin::Backup(backup) = parts.origin
-        && backup.holds(&mount.point)
-    {
-        let to = restored(parts)?.join(format!("volume-{number}"));
-        let how = backup.restore(&mount.point, &to, parts.told)?;
-        return Ok(Some((to, true, how)));
-    }
-    let Some(inner) = of_the_root(parts.origin, mount)? else { return Ok(None) };
-    let opened = match beneath::directory(&open(&clone.root)?, &inner) {
-        Err(errno) if beneath::is_none(errno) => return Ok(None),
-        opened => opened.map_err(|errno| RehearsalError::path("open", &inner)(errno.into()))?,
-    };
-    durable::private_directory(&at)?;
-    rustix::mount::mount_bind(beneath::path_of(&opened), &at)
-        .map_err(|errno| RehearsalError::path("mount", &at)(errno.into()))?;
-    Ok(Some((at, true, format!("the clone's own /{}", show::path(&inner)))))
-}
-
-/// Where in the root it lies, when it is a directory of the root that is mounted at a second place.
-fn of_the_root(origin: &Origin, mount: &Mount) -> Result<Option<PathBuf>> {
-    let table = mounts::read()?;
-    let root = mounts::holding(&table, Path::new("/"))?;
-    let Some(inner) = second_place(root, mount) else { return Ok(None) };
-    if let Origin::Subvolume(name) = origin {
-        // A subvolume inside of the root is not in its snapshot.
-        let held = subvolume::holding(&mount.point)
-            .map_err(RehearsalError::snapshot("ask which subvolume a mount is of"))?;
-        if held.name != *name || !held.on_top_level() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(inner))
-}
-
-fn second_place(root: &Mount, mount: &Mount) -> Option<PathBuf> {
-    let same = root.fs_type == mount.fs_type && (root.device == mount.device || root.source == mount.source);
-    let inner = mount.root.strip_prefix(&root.root).ok()?;
-    (same && !inner.as_os_str().is_empty()).then(|| inner.to_owned())
-}
-
-/// The name of a subvolume on the top level of the root's own filesystem that is mounted whole.
-fn neighbour(top: &TopLevel, mount: &Mount) -> Option<String> {
-    if mount.fs_type != "btrfs" || subvolume::filesystem_of(&mount.point).ok()? != top.uuid() {
-        return None;
-    }
-    let found = subvolume::holding(&mount.point).ok()?;
-    let whole = mount.root.strip_prefix("/").is_ok_and(|root| root == Path::new(&found.name));
-    (whole && found.on_top_level() && !found.name.is_empty()).then_some(found.name)
-}
-
-fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
+pub(super) fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
     durable::private_directory(at)?;
     let options = std::ffi::CString::new(format!("subvol=/{name}"))
         .map_err(|error| RehearsalError::path("mount", at)(error.into()))?;
@@ -406,7 +239,7 @@ fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<OwnedFd> {
+pub(super) fn open(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(RehearsalError::path("open", path))
 }
 

@@ -1,6 +1,6 @@
 //! Rehearsal: a disposable clone of this machine is upgraded first, in a container that reaches nothing.
 //!
-//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it, by snapshots or as [`restored`] from the backup ·
+//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it, by snapshots or as [`restored`] from the backup, with what it has of other `volumes` ·
 //! [`quiet`] decides what it must not do · [`network`] gives it one that leads nowhere · [`container`] boots it · [`inside`] is what
 //! this program does in there (with [`offline`] in the place of apt's downloads) · [`play`] tells the whole of it · [`record`] is what
 //! is kept · [`sweep`] removes what is left, whoever died.
@@ -17,6 +17,7 @@ pub mod quiet;
 pub mod record;
 pub mod restored;
 pub mod sweep;
+mod volumes;
 
 use std::io;
 use std::path::PathBuf;

@@ -59,6 +59,13 @@ const MOUNTS: &str = "mkdir -p /srv/twice /srv/apart /home/apart && \
     mount --bind /srv/www /srv/twice && mount --bind /home/apart /srv/apart && \
     printf 'server { listen 80; root /srv/twice; }' >/etc/nginx/conf.d/outside.conf && systemctl reload nginx";
 
+/// The database gets a filesystem of its own, which only its user can enter, and of which the clone has nothing.
+const DATABASE_APART: &str = "systemctl stop mariadb && cp -a /var/lib/mysql /home/mysql && chmod 0750 /home/mysql && \
+    mount --bind /home/mysql /var/lib/mysql && systemctl start mariadb && site-check";
+
+const DATABASE_BACK: &str = "systemctl stop mariadb && umount /var/lib/mysql && rm -r /home/mysql && \
+    systemctl start mariadb && site-check";
+
 /// The lab's machines have no curl.
 const FETCH: &str = r#"exec 3<>/dev/tcp/$0/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3"#;
 
@@ -155,6 +162,7 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert_ne!(machine.sh("ls /var/lib/apt/lists | grep -c -e _Translation-en -e _Sources").unwrap(), "0\n");
     machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
     machine.sh(MOUNTS).unwrap();
+    machine.sh(DATABASE_APART).unwrap();
     timer.lap("machine");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
@@ -168,10 +176,14 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     let volumes = record["volumes"].to_string();
     assert!(volumes.contains("/srv/twice: the clone's own /srv/www"), "{record:#}");
     assert!(volumes.contains("/srv/apart: left out"), "{record:#}");
+    assert!(volumes.contains("/var/lib/mysql: left out"), "{record:#}");
+    let noted = record["noted"].to_string();
+    assert!(noted.contains("not in the clone") && noted.contains("mariadb.service"), "{record:#}");
     assert!(record["limits"].to_string().contains("MemoryMax="), "{record:#}");
     assert_kept_and_ended(&machine, &record);
     assert_untouched(&machine);
     machine.sh("umount /srv/twice /srv/apart && rmdir /srv/twice /srv/apart /home/apart").unwrap();
+    machine.sh(DATABASE_BACK).unwrap();
     review_the_answers(&machine, record["answers"].as_str().unwrap());
 
     let begun = machine.records().unwrap().len();
