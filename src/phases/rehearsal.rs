@@ -22,9 +22,9 @@ use crate::rehearsal::play::{self, FunctionalTest, Script};
 use crate::rehearsal::record::{self, Outcome, RehearsalRecord};
 use crate::rehearsal::restored::Backup;
 use crate::rehearsal::sweep::{self, Claim};
-use crate::rehearsal::{RehearsalError, container};
+use crate::rehearsal::{RehearsalError, container, volumes};
 use crate::release::hop::{Distribution, Hop};
-use crate::release::package_state::package_state;
+use crate::release::package_state::{ADMIN, package_state};
 use crate::snapshot::layout;
 use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
@@ -48,7 +48,7 @@ pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<Rehearsal
             outage: record.predicted_outage,
         },
     });
-    let package_state = package_state(Path::new("/")).map_err(trouble)?;
+    let package_state = package_state(Path::new(ADMIN)).map_err(trouble)?;
     let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
     Ok(RehearsalFacts { now, package_state, last })
 }
@@ -130,7 +130,7 @@ pub fn rehearse(
         rehearsals: &rehearsals,
         archives: &archives,
         lists: &lists,
-        package_state: package_state(Path::new("/")).map_err(trouble)?,
+        package_state: package_state(Path::new(ADMIN)).map_err(trouble)?,
         hop: (hop.from().codename.into(), hop.to().codename.into()),
         checks: taking_part(config),
         foretold: fetched.foretold,
@@ -183,10 +183,11 @@ fn in_its_way(rehearsals: &Path, origin: &Origin) -> Result<Option<String>> {
         let why = format!("the clone of rehearsal {id} still runs: `safe-upgrade rehearse --end` removes it");
         return Ok(Some(why));
     }
-    let ready = container::needed().and_then(|()| match origin {
+    let backed_up = |()| match origin {
         Origin::Subvolume(_) => Ok(()),
         Origin::Backup(backup) => backup.ready(),
-    });
+    };
+    let ready = container::needed().and_then(|()| volumes::needed(origin)).and_then(backed_up);
     match ready {
         Err(RehearsalError::Impossible(why)) => Ok(Some(why)),
         ready => ready.map(|()| None).map_err(trouble),

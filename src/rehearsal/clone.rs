@@ -128,9 +128,9 @@ pub(super) fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
 pub fn masked(clone: &Clone) -> Result<Vec<String>> {
     let mut system = Vec::new();
     for directory in UNITS {
-        system.extend(listed(&clone.root.join(directory))?);
+        system.extend(listed(&seen(clone, directory))?);
     }
-    let etc = clone.root.join(OWN_UNITS);
+    let etc = seen(clone, OWN_UNITS);
     let mut own = listed(&etc)?;
     // An enabled instance of a template is a link there, and nowhere a file.
     for wants in own.clone().iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires")) {
@@ -147,12 +147,9 @@ pub fn masked(clone: &Clone) -> Result<Vec<String>> {
 /// # Errors
 /// When it is not there, or is no regular file.
 pub fn take_out(clone: &Clone, name: &str, to: &Path) -> Result<()> {
-    let top = open(&clone.root)?;
-    let directory = Path::new(inside::HOME).strip_prefix("/").unwrap_or(Path::new(inside::HOME));
-    let failed =
-        |error: io::Error| RehearsalError::path("take out", clone.root.join(directory).join(name))(error);
-    let opened = beneath::directory(&top, directory).map_err(|errno| failed(errno.into()))?;
-    let (mut from, _) = beneath::regular(&opened, name.as_ref()).map_err(failed)?;
+    let home = Path::new(inside::HOME);
+    let failed = |error: io::Error| RehearsalError::path("take out", home.join(name))(error);
+    let (mut from, _) = beneath::regular(&directory(clone, home)?, name.as_ref()).map_err(failed)?;
     let mut file = File::create(to).map_err(RehearsalError::path("write", to))?;
     io::copy(&mut from, &mut file).map(drop).map_err(failed)
 }
@@ -162,7 +159,7 @@ pub fn take_out(clone: &Clone, name: &str, to: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn put(clone: &Clone, name: &str, bytes: &[u8]) -> Result<()> {
-    let home = below(&open(&clone.root)?, Path::new(inside::HOME))?;
+    let home = below(clone, Path::new(inside::HOME))?;
     Ok(durable::replace_file(&beneath::path_of(&home).join(name), bytes, 0o600)?)
 }
 
@@ -196,23 +193,32 @@ pub fn unmount_below(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything below is reached beneath the clone's root, through no link: the clone's links point into the host from out here.
+/// A directory of the clone, reached through no link.
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn directory(clone: &Clone, path: &Path) -> Result<OwnedFd> {
+    let (from, rest) = writable(clone, path)?;
+    beneath::directory(&open(from)?, &rest).map_err(|errno| RehearsalError::path("open", path)(errno.into()))
+}
+
+/// Everything below is reached beneath the clone's root, or what it sees in a place of its own, through no link: the clone's links
+/// point into the host from out here.
 fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
-    let top = open(&clone.root)?;
     for table in ["fstab", "crypttab"] {
-        if switch_off(&top, table)? {
+        if switch_off(clone, table)? {
             clone.held.push(format!("/etc/{table}: every entry is switched off"));
         }
     }
     for queue in quiet::MAIL_QUEUES {
-        let waiting = empty(&top, Path::new(queue))?;
+        let waiting = empty(clone, Path::new(queue))?;
         if waiting > 0 {
             clone.held.push(format!("/{queue}: {waiting} entries of waiting mail are deleted in the clone"));
         }
     }
     // A backup may have it; a snapshot of the root has not.
-    empty(&top, Path::new(STATE.trim_start_matches('/')))?;
-    let home = below(&top, Path::new(inside::HOME))?;
+    empty(clone, Path::new(STATE))?;
+    let home = below(clone, Path::new(inside::HOME))?;
     let path = |name: &str| beneath::path_of(&home).join(name);
     let put = |name: &str, mode, bytes: &[u8]| durable::replace_file(&path(name), bytes, mode);
     put(inside::PROGRAM, 0o755, b"")?;
@@ -225,10 +231,10 @@ fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
         let link = path(offline::METHODS).join(name);
         symlink(target, &link).map_err(RehearsalError::path("create", &link))?;
     }
-    let parts_of_apt = below(&top, Path::new("etc/apt/apt.conf.d"))?;
+    let parts_of_apt = below(clone, Path::new("/etc/apt/apt.conf.d"))?;
     let conf = beneath::path_of(&parts_of_apt).join(offline::CONF);
     durable::replace_file(&conf, offline::configuration().as_bytes(), 0o644)?;
-    copy_lists(parts.lists, &below(&top, Path::new("var/lib/apt/lists"))?)?;
+    copy_lists(parts.lists, &below(clone, Path::new("/var/lib/apt/lists"))?)?;
     let bind = |from: &Path, name: &str| Bind {
         from: from.to_owned(),
         to: Path::new(inside::HOME).join(name),
@@ -243,12 +249,39 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(RehearsalError::path("open", path))
 }
 
-/// A directory below the clone's root, part by part and through no link; what of it is missing is made.
-fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let path = path.strip_prefix("/").unwrap_or(path);
+/// Where a path of the clone is on the host: below which directory, by which rest of the path, and whether the clone can write there.
+/// Of what it sees in places of their own the innermost holds the path.
+fn place<'c>(clone: &'c Clone, path: &Path) -> (&'c Path, PathBuf, bool) {
+    let path = Path::new("/").join(path);
+    let over = clone.binds.iter().filter(|bind| path.starts_with(&bind.to));
+    let (from, to, writable) = over
+        .max_by_key(|bind| bind.to.components().count())
+        .map_or((clone.root.as_path(), Path::new("/"), true), |bind| (&bind.from, &bind.to, bind.writable));
+    (from, path.strip_prefix(to).unwrap_or(&path).to_owned(), writable)
+}
+
+/// Where something of the clone can be looked at.
+fn seen(clone: &Clone, path: &str) -> PathBuf {
+    let (from, rest, _) = place(clone, Path::new(path));
+    from.join(rest)
+}
+
+/// [`place`], where it is the clone's own.
+fn writable<'c>(clone: &'c Clone, path: &Path) -> Result<(&'c Path, PathBuf)> {
+    match place(clone, path) {
+        (from, rest, true) => Ok((from, rest)),
+        _ => {
+            Err(RehearsalError::path("use", path)(io::Error::other("the clone sees the machine's own there")))
+        }
+    }
+}
+
+/// A directory of the clone, part by part and through no link; what of it is missing is made.
+fn below(clone: &Clone, path: &Path) -> Result<OwnedFd> {
+    let (from, rest) = writable(clone, path)?;
     let failed = |errno: rustix::io::Errno| RehearsalError::path("open", path)(errno.into());
-    let mut here = beneath::directory(top, Path::new("")).map_err(failed)?;
-    for part in path.components() {
+    let mut here = beneath::directory(&open(from)?, Path::new("")).map_err(failed)?;
+    for part in rest.components() {
         match rustix::fs::mkdirat(&here, part.as_os_str(), rustix::fs::Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(RehearsalError::path("create", path)(errno.into())),
@@ -259,8 +292,8 @@ fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// A table that is a link, or cannot be read, is an error: the clone would mount what it says.
-fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
-    let etc = below(top, Path::new("etc"))?;
+fn switch_off(clone: &Clone, table: &str) -> Result<bool> {
+    let etc = below(clone, Path::new("/etc"))?;
     let path = beneath::path_of(&etc).join(table);
     let failed = || RehearsalError::path("switch off the entries of", Path::new("/etc").join(table));
     let mut file = match beneath::regular(&etc, table.as_ref()) {
@@ -275,8 +308,10 @@ fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
     Ok(quiet != text)
 }
 
-fn empty(top: &OwnedFd, directory: &Path) -> Result<usize> {
-    let opened = match beneath::directory(top, directory) {
+/// What the clone sees of the machine itself is left alone.
+fn empty(clone: &Clone, directory: &Path) -> Result<usize> {
+    let (from, rest, true) = place(clone, directory) else { return Ok(0) };
+    let opened = match beneath::directory(&open(from)?, &rest) {
         Err(errno) if beneath::is_none(errno) => return Ok(0),
         opened => opened.map_err(|errno| RehearsalError::path("open", directory)(errno.into()))?,
     };
@@ -326,4 +361,48 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
             Ok(entry.file_name().to_string_lossy().into_owned())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clone whose /var is a volume of its own, with a shown filesystem in it.
+    fn with_var(dir: &Path) -> Clone {
+        let bind = |from: &str, to: &str, writable| Bind { from: dir.join(from), to: to.into(), writable };
+        for name in ["root/etc", "root/var", "volume-1/spool/postfix/incoming", "real/postfix"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        Clone {
+            root: dir.join("root"),
+            made: String::new(),
+            binds: vec![bind("volume-1", "/var", true), bind("real", "/var/real", false)],
+            volumes: vec![],
+            held: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_put_into_the_clone_is_where_the_clone_sees_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let clone = with_var(dir.path());
+        put(&clone, inside::TASK, b"{}").unwrap();
+        assert!(dir.path().join("volume-1/lib/safe-upgrade/rehearsal/task.json").exists());
+        assert_eq!(fs::read_dir(clone.root.join("var")).unwrap().count(), 0, "nobody sees that");
+        take_out(&clone, inside::TASK, &dir.path().join("out")).unwrap();
+        assert_eq!(fs::read(dir.path().join("out")).unwrap(), b"{}");
+        assert_eq!(empty(&clone, Path::new("var/spool/postfix")).unwrap(), 1);
+        assert_eq!(seen(&clone, OWN_UNITS), clone.root.join("etc/systemd/system"));
+    }
+
+    #[test]
+    fn nothing_of_the_machine_itself_is_written_or_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let clone = with_var(dir.path());
+        assert_eq!(empty(&clone, Path::new("var/real")).unwrap(), 0);
+        assert!(dir.path().join("real/postfix").exists());
+        assert!(below(&clone, Path::new("/var/real/lists")).is_err());
+        assert!(!dir.path().join("real/lists").exists());
+        assert_eq!(seen(&clone, "var/real"), dir.path().join("real"));
+    }
 }

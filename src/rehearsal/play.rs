@@ -20,7 +20,9 @@ use crate::health::diff::ChangeKind;
 use crate::health::known;
 use crate::health::report::HealthReport;
 use crate::health::settle::Settled;
+use crate::release::package_state::ADMIN;
 use crate::release::prediction::Foretold;
+use crate::system::beneath;
 use crate::system::durable;
 use crate::system::identity;
 use crate::system::show;
@@ -220,7 +222,8 @@ fn set_the_stage(
     };
     let clone = clone::make(&script.names, &parts)?;
     if let Origin::Backup(backup) = script.origin {
-        backup.has_the_packages_of(&script.package_state, &clone.root)?;
+        let admin = clone::directory(&clone, Path::new(ADMIN))?;
+        backup.has_the_packages_of(&script.package_state, &beneath::path_of(&admin))?;
     }
     // Restoring takes its time, and nobody listens to signals meanwhile.
     if script.stop.is_some_and(ToldToStop::is_told) {

@@ -45,6 +45,62 @@ const EMPTY: &str = "volumes/empty";
 /// How one filesystem of the host is given: from where, whether the clone can write to it, and in words.
 type Given = (PathBuf, bool, String);
 
+/// What starts the clone, before it sees anything in a place of its own: on the root, or nowhere.
+const ON_THE_ROOT: [&str; 2] = ["/etc", "/usr"];
+
+/// Without these there is nothing to be upgraded: on the root, or on a filesystem of which the clone has its own.
+const HELD: [&str; 3] = ["/var", "/var/lib", "/var/lib/dpkg"];
+
+/// Whether a clone would have of this machine what an upgrade needs.
+///
+/// # Errors
+/// [`RehearsalError::Impossible`] names the filesystem that it would not have.
+pub fn needed(origin: &Origin) -> Result<()> {
+    let table = mounts::read()?;
+    for place in ON_THE_ROOT {
+        if last_on(&table, place).is_some() {
+            return Err(RehearsalError::Impossible(format!(
+                "{place} is a filesystem of its own, and the clone boots only when it is on the root"
+            )));
+        }
+    }
+    let top = match origin {
+        Origin::Subvolume(_) => Some(
+            TopLevel::open(Path::new("/"))
+                .map_err(RehearsalError::snapshot("open the filesystem of the root"))?,
+        ),
+        Origin::Backup(_) => None,
+    };
+    for mount in HELD.into_iter().filter_map(|place| last_on(&table, place)) {
+        if !is_held(top.as_ref(), origin, mount)? {
+            let remedy = match origin {
+                Origin::Subvolume(_) => "only subvolumes of the root's filesystem are cloned with it",
+                Origin::Backup(_) => "name it in backup.trees, then `safe-upgrade backup`",
+            };
+            return Err(RehearsalError::Impossible(format!(
+                "{} is a filesystem of its own, and the clone would have nothing of it: {remedy}",
+                show::path(&mount.point)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Of several mounts on one point the last covers the others.
+fn last_on<'m>(table: &'m [Mount], place: &str) -> Option<&'m Mount> {
+    table.iter().rev().find(|mount| mount.point == Path::new(place))
+}
+
+/// As [`found`] finds it, without anything being made.
+fn is_held(top: Option<&TopLevel>, origin: &Origin, mount: &Mount) -> Result<bool> {
+    if is_network(mount) || OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()) {
+        return Ok(false);
+    }
+    let in_backup = matches!(origin, Origin::Backup(backup) if backup.holds(&mount.point));
+    let cloned = top.is_some_and(|top| neighbour(top, mount).is_some());
+    Ok(in_backup || cloned || of_the_root(origin, mount)?.is_some())
+}
+
 /// Gives the clone what it can have of each of them, and says so in it.
 ///
 /// # Errors

@@ -56,6 +56,9 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     assert!(refusal(&machine).contains("name \"/\" in backup.trees"));
     machine.write(CONFIG, 0o600, server().as_bytes()).unwrap();
     assert!(refusal(&machine).contains("no finished backup of /"));
+    machine.sh("mount -t tmpfs none /var/lib/dpkg").unwrap();
+    assert!(refusal(&machine).contains("/var/lib/dpkg is a filesystem of its own, and the clone would have"));
+    machine.sh("umount /var/lib/dpkg").unwrap();
     let made = machine.product(&["backup"]).unwrap();
     assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stdout));
     timer.lap("backup");
