@@ -106,8 +106,7 @@ pub fn rehearse(
     if let Some(stops) = fetched.findings.iter().find(|finding| stops(finding)) {
         return Ok(refused(stops));
     }
-    let answers = config.configuration_files.answers.as_path();
-    let before = Answers::read(answers).map_err(trouble)?;
+    let before = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
     let facts = fetched.configuration.unwrap_or_default();
     let policy = config.configuration_files.policy();
     let decided = match &mut origin {
@@ -137,7 +136,7 @@ pub fn rehearse(
         renames: config.health.renames.clone(),
         policy,
         decided,
-        answers,
+        answers: &before,
         settle: config.health.settle,
         silence: config.upgrade.silence,
         soak: config.health.soak,

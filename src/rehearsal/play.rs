@@ -13,6 +13,7 @@ use super::network::{self, Network};
 use super::record::{Kept, Outcome, RehearsalRecord, Timings, VERSION};
 use super::sweep::{self, Claim};
 use super::{RehearsalError, Result};
+use crate::conffiles::answers::Answers;
 use crate::conffiles::policy::{Decisions, Policy};
 use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
@@ -73,8 +74,8 @@ pub struct Script<'s> {
     pub policy: Policy,
     /// What that comes to, where the clone has the machine's own files; without it that is found out inside.
     pub decided: Option<(Decisions, Vec<PathBuf>)>,
-    /// Where the recorded answers lie.
-    pub answers: &'s Path,
+    /// The recorded answers.
+    pub answers: &'s Answers,
     /// How long services may take to start.
     pub settle: Span,
     /// How long the package tools may be silent.
@@ -249,7 +250,7 @@ fn enter(
         checks: script.checks.clone(),
         policy: script.policy.clone(),
         decided: script.decided.clone(),
-        answers: script.answers.to_owned(),
+        answers: script.answers.clone(),
         foretold: script.foretold.clone(),
         before,
     };

@@ -31,6 +31,14 @@ const CHANGED: &str = "find / -xdev -newercm /root/mark ! -type d ! -path '/root
 /// The unit that removes what a power cut leaves is put there anew by each rehearsal.
 const UNIT_FILES: &str = "/etc/systemd/system/safe-upgrade-resume.service\n";
 
+/// A question that this machine has no answer to.
+const ANSWERS: &str = "version = 1\n\n[[debconf]]\npackage = \"libc6\"\n\
+    question = \"libraries/restart-without-asking\"\ntype = \"boolean\"\nvalue = \"true\"\n";
+
+/// What the clone took for its answer.
+const ANSWERED: &str = "grep -A 9 '^Name: libraries/restart-without-asking$' \
+    /var/lib/safe-upgrade/scratch/*/root/var/cache/debconf/config.dat | grep -m 1 ^Value:";
+
 /// Fetching, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -65,8 +73,10 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     it_is_killed_and_power_is_lost(&machine);
     timer.lap("killed and unplugged while it restores, and swept");
 
+    // The backup is older than the answers.
+    machine.write("/etc/safe-upgrade/answers.toml", 0o600, ANSWERS.as_bytes()).unwrap();
     machine.sh("touch /root/mark").unwrap();
-    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
     let told: Value = serde_json::from_slice(&rehearsed.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&rehearsed.stderr)));
@@ -80,6 +90,9 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
         "{clone}"
     );
     assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_eq!(machine.sh(ANSWERED).unwrap(), "Value: true\n");
+    assert_ne!(machine.sh(LEFT).unwrap(), NOTHING);
+    machine.sh("safe-upgrade rehearse --end").unwrap();
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
     assert_eq!(release(&machine), "bookworm");
     assert_eq!(machine.sh("grep -rl trixie /etc/apt || true").unwrap(), "");
