@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use super::plan::new_run_id;
 use super::{Result, ahead, backup, check, loader, packages, trouble};
 use crate::conffiles;
-use crate::conffiles::answers::{Answer, Answers};
-use crate::conffiles::policy::Decisions;
+use crate::conffiles::answers::{Answer, Answers, FileAnswer};
+use crate::conffiles::debconf::Question;
+use crate::conffiles::policy::{Action, Decisions, Policy};
 use crate::config::Config;
 use crate::config::rehearsal::Test;
 use crate::driver::Trouble;
@@ -32,8 +33,12 @@ use crate::system::told_to_stop::ToldToStop;
 /// What is known about the last rehearsal, and about the packages now. Repeatable.
 pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<RehearsalFacts> {
     let answers = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
-    let last = record::read(places.path()).map_err(trouble)?.map(|record| LastRehearsal {
+    let record = record::read(places.path()).map_err(trouble)?;
+    let (kept, taken) = record.as_ref().map_or((&[][..], &[][..]), |it| (&it.unanswered, &it.questions));
+    let decided_by = decided_by(&config.configuration_files.policy(), &answers, kept, taken)?;
+    let last = record.map(|record| LastRehearsal {
         from: record.from,
+        decided_by: record.decided_by,
         failed: match (record.outcome, record.failed) {
             (Outcome::Passed, _) => answered_otherwise(&record.unanswered, &answers),
             // A failure that gives no reason is one all the same.
@@ -50,7 +55,7 @@ pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<Rehearsal
     });
     let package_state = package_state(Path::new(ADMIN)).map_err(trouble)?;
     let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
-    Ok(RehearsalFacts { now, package_state, last })
+    Ok(RehearsalFacts { now, package_state, decided_by, last })
 }
 
 /// A file that the clone kept for want of an answer, and that a run would now replace: that was not rehearsed.
@@ -62,6 +67,23 @@ fn answered_otherwise(kept: &[PathBuf], answers: &Answers) -> Vec<String> {
         format!("it kept {}, and the answer of since then takes the package's", show::path(path))
     };
     kept.iter().filter(taken).map(sentence).collect()
+}
+
+/// The rules about configuration files and the answers that a run heeds, as one number (BLAKE3, in hexadecimal). Not in it are
+/// answers that change nothing about what the clone did: to files that it kept for want of one ([`answered_otherwise`] looks at those),
+/// and to debconf's questions as the clone took them.
+fn decided_by(policy: &Policy, answers: &Answers, kept: &[PathBuf], taken: &[Question]) -> Result<String> {
+    let mut files: Vec<&FileAnswer> = answers.files.iter().collect();
+    files.retain(|one| policy.action(&one.path) == Action::Ask && one.answer != Answer::Undecided);
+    files.retain(|one| !kept.contains(&one.path));
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let was_taken = |one: &Question| {
+        taken.iter().any(|other| (&one.question, &one.value) == (&other.question, &other.value))
+    };
+    let mut debconf: Vec<&Question> = answers.debconf.iter().filter(|one| !was_taken(one)).collect();
+    debconf.sort();
+    let text = serde_json::to_vec(&(policy, files, debconf)).map_err(trouble)?;
+    Ok(blake3::hash(&text).to_hex().to_string())
 }
 
 /// What came of the wish to rehearse.
@@ -149,6 +171,8 @@ pub fn rehearse(
     match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
+            let policy = &config.configuration_files.policy();
+            played.decided_by = Some(decided_by(policy, &before, &played.unanswered, &played.questions)?);
             record::write(places.path(), &played).map_err(trouble)?;
             Ok(Rehearsed::Done(Box::new(played)))
         }
@@ -281,7 +305,49 @@ fn functional(test: &Test) -> FunctionalTest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conffiles::answers::FileAnswer;
+    use crate::conffiles::policy::Rule;
+
+    #[test]
+    fn what_a_run_would_do_otherwise_is_another_number() {
+        let policy = |action| Policy {
+            otherwise: Action::Keep,
+            rules: vec![Rule::new("/etc/a", action).unwrap(), Rule::new("/etc/b", Action::Ask).unwrap()],
+        };
+        let answer = |path: &str, answer| FileAnswer {
+            path: path.into(),
+            answer,
+            local_md5: "missing".into(),
+            new_blake3: None,
+        };
+        let question = |value: &str| Question {
+            package: "libc6".into(),
+            question: "libraries/restart".into(),
+            kind: "boolean".into(),
+            value: value.into(),
+            seen: true,
+        };
+        let (kept, taken) = (["/etc/b".into()], [question("false")]);
+        let with =
+            |policy, files, debconf| decided_by(&policy, &Answers { files, debconf }, &kept, &taken).unwrap();
+        let ask = || policy(Action::Ask);
+        let rehearsed = with(ask(), vec![answer("/etc/a", Answer::Take)], vec![]);
+        // As the draft is filled in: what the clone kept is kept, what it took for an answer is the answer.
+        let reviewed = vec![
+            answer("/etc/b", Answer::Keep),
+            answer("/etc/a", Answer::Take),
+            answer("/etc/no-rule-asks", Answer::Take),
+        ];
+        assert_eq!(with(ask(), reviewed, vec![question("false")]), rehearsed);
+        let take = || vec![answer("/etc/a", Answer::Take)];
+        for other in [
+            with(policy(Action::Take), take(), vec![]),
+            with(ask(), vec![answer("/etc/a", Answer::Keep)], vec![]),
+            with(ask(), vec![answer("/etc/a", Answer::Undecided)], vec![]),
+            with(ask(), take(), vec![question("true")]),
+        ] {
+            assert_ne!(other, rehearsed);
+        }
+    }
 
     #[test]
     fn only_what_was_kept_and_is_taken_now_was_not_rehearsed() {

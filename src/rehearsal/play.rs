@@ -419,6 +419,7 @@ fn record(
         services_lost,
         prompts: upgraded.prompts,
         questions: upgraded.questions,
+        decided_by: None,
         unanswered: upgraded.unanswered,
         foretold: upgraded.compared,
         packages: upgraded.packages,
