@@ -113,7 +113,8 @@ pub fn rehearse(
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else {
         return Ok(Rehearsed::Refused("another rehearsal is at work".into()));
     };
-    sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
+    // What another one has left, and cannot be removed, has names of its own.
+    let left = sweep::sweep(&rehearsals, &claim).err().map(|error| crate::error::chain(&error));
     let mut origin = origin(config, places)?;
     if let Some(why) = in_its_way(&rehearsals, &origin)? {
         return Ok(Rehearsed::Refused(why));
@@ -170,6 +171,12 @@ pub fn rehearse(
     };
     match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
+            played.noted.extend(left.map(|why| {
+                format!(
+                    "what an earlier rehearsal has left could not all be removed: {why}; \
+                     `safe-upgrade rehearse --end` tries again"
+                )
+            }));
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
             let policy = &config.configuration_files.policy();
             played.decided_by = Some(decided_by(policy, &before, &played.unanswered, &played.questions)?);
@@ -263,14 +270,9 @@ pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(Vec::new()) };
-    let mut swept = sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
-    if kept {
-        for names in sweep::kept(&rehearsals).map_err(trouble)? {
-            sweep::remove(&rehearsals, &names).map_err(trouble)?;
-            swept.push(names.id().to_owned());
-        }
-    }
-    Ok(swept)
+    let swept = sweep::sweep(&rehearsals, &claim);
+    let ended = if kept { sweep::end_kept(&rehearsals, &claim) } else { Ok(Vec::new()) };
+    Ok([swept.map_err(trouble)?, ended.map_err(trouble)?].concat())
 }
 
 /// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse. With a repository
