@@ -269,7 +269,7 @@ fn look(
     network: &Network,
     seen: &mut Seen,
 ) -> Result<(Baseline, Vec<CheckResult>, Tested)> {
-    let silence = script.settle.duration() + PATIENCE;
+    let silence = looks(script.settle.duration(), &script.checks);
     let said =
         running.stage(inside::LOOK, silence, &directory.join("stages.log"), script.stop, &|_, _| {})?;
     let Said::Looked { baseline, checks, boot } = said else { return Err(unexpected(inside::LOOK)) };
@@ -291,6 +291,13 @@ fn look(
     Ok((*baseline, checks, functional(script, network)?))
 }
 
+/// How long a look may take without a word: services start, then all checks are tried side by side; of those that need a network some
+/// never pass.
+fn looks(settle: Duration, checks: &[CheckConfig]) -> Duration {
+    let longest = checks.iter().map(CheckConfig::longest).max().unwrap_or_default();
+    settle.saturating_add(PATIENCE).saturating_add(longest)
+}
+
 fn upgrade(
     script: &Script<'_>,
     directory: &Path,
@@ -306,7 +313,7 @@ fn upgrade(
 }
 
 fn compare(script: &Script<'_>, directory: &Path, running: &Running) -> Result<HealthReport> {
-    let silence = script.settle.duration() * 2 + PATIENCE;
+    let silence = looks(script.settle.duration() * 2, &script.checks);
     match running.stage(inside::COMPARE, silence, &directory.join("stages.log"), script.stop, &|_, _| {})? {
         Said::Compared { report } => Ok(*report),
         _ => Err(unexpected(inside::COMPARE)),
@@ -440,4 +447,26 @@ fn seconds(since: Instant) -> u64 {
 /// For whoever asks why; without it the answer is shorter, not wrong.
 fn keep_console(directory: &Path, names: &Names) {
     drop(std::fs::write(directory.join("console.log"), container::console(names)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::checks::CheckKind;
+
+    #[test]
+    fn a_check_that_never_passes_is_waited_for() {
+        let check = |retries| CheckConfig {
+            name: "api".into(),
+            required: true,
+            timeout: Span::seconds(10),
+            retries,
+            interval: Span::seconds(5),
+            kind: CheckKind::Tcp { address: "192.0.2.1:443".into() },
+        };
+        let (settle, own) = (Duration::from_secs(300), looks(Duration::from_secs(300), &[]));
+        assert_eq!(own, settle + PATIENCE);
+        // 61 tries of 10 s, 60 times 5 s between them; the others run meanwhile.
+        assert_eq!(looks(settle, &[check(0), check(60), check(3)]), own + Duration::from_secs(910));
+    }
 }
