@@ -27,6 +27,7 @@ use crate::rehearsal::{RehearsalError, container, volumes};
 use crate::release::hop::{Distribution, Hop};
 use crate::release::package_state::{ADMIN, package_state};
 use crate::snapshot::layout;
+use crate::system::room::Room;
 use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
 
@@ -137,7 +138,8 @@ pub fn rehearse(
         // Its files are those of the backup, which may be others.
         Origin::Backup(backup) => {
             let foretold = fetched.foretold.as_ref();
-            backup.growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
+            let growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
+            backup.growth = growth.saturating_add(packages::SPARE_BYTES);
             None
         }
     };
@@ -168,6 +170,7 @@ pub fn rehearse(
         tests: &tests,
         keep,
         stop: stop.as_ref(),
+        room: &room(&origin, &rehearsals),
     };
     match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
@@ -186,6 +189,15 @@ pub fn rehearse(
         Err(RehearsalError::Impossible(why)) => Ok(Rehearsed::Refused(why)),
         Err(error) => Err(trouble(error)),
     }
+}
+
+/// Where the clone writes: to its root, and to what stands in the place of other filesystems.
+fn room(origin: &Origin, rehearsals: &Path) -> Room {
+    let root = match origin {
+        Origin::Subvolume(_) => Path::new("/"),
+        Origin::Backup(backup) => &backup.scratch,
+    };
+    Room::new(vec![root.to_owned(), rehearsals.to_owned()], packages::SPARE_BYTES)
 }
 
 fn refused(finding: &Finding) -> Rehearsed {

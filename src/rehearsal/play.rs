@@ -26,12 +26,17 @@ use crate::release::prediction::Foretold;
 use crate::system::beneath;
 use crate::system::durable;
 use crate::system::identity;
+use crate::system::room::Room;
 use crate::system::show;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
+use crate::system::watched::Watch;
 
 /// More than the stages' own patience, so that they can say themselves that something fell silent.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the stages write, in the rehearsal's directory.
+const LOG: &str = "stages.log";
 
 /// How many services a note names.
 const NAMED: usize = 20;
@@ -92,6 +97,14 @@ pub struct Script<'s> {
     pub keep: bool,
     /// Ends it when told.
     pub stop: Option<&'s ToldToStop>,
+    /// What the machine keeps of the disks that the clone writes to; with less the rehearsal ends.
+    pub room: &'s Room,
+}
+
+impl Script<'_> {
+    fn watch<'w>(&'w self, log: &'w Path, silence: Duration) -> Watch<'w> {
+        Watch { log, silence, stop: self.stop, input: None, room: Some(self.room) }
+    }
 }
 
 /// Rehearses, lets somebody keep what came of it, and takes everything away again unless it shall stay. What cannot be taken away is
@@ -270,8 +283,8 @@ fn look(
     seen: &mut Seen,
 ) -> Result<(Baseline, Vec<CheckResult>, Tested)> {
     let silence = looks(script.settle.duration(), &script.checks);
-    let said =
-        running.stage(inside::LOOK, silence, &directory.join("stages.log"), script.stop, &|_, _| {})?;
+    let log = directory.join(LOG);
+    let said = running.stage(inside::LOOK, &script.watch(&log, silence), &|_, _| {})?;
     let Said::Looked { baseline, checks, boot } = said else { return Err(unexpected(inside::LOOK)) };
     match boot {
         boot if boot.is_emergency() => {
@@ -306,7 +319,8 @@ fn upgrade(
 ) -> Result<Upgraded> {
     let silence = script.silence.duration() + PATIENCE;
     let forward = |percent: f32, text: &str| told(15.0 + percent * 0.6, text);
-    match running.stage(inside::UPGRADE, silence, &directory.join("stages.log"), script.stop, &forward)? {
+    let log = directory.join(LOG);
+    match running.stage(inside::UPGRADE, &script.watch(&log, silence), &forward)? {
         Said::Upgraded(upgraded) => Ok(upgraded),
         _ => Err(unexpected(inside::UPGRADE)),
     }
@@ -314,7 +328,8 @@ fn upgrade(
 
 fn compare(script: &Script<'_>, directory: &Path, running: &Running) -> Result<HealthReport> {
     let silence = looks(script.settle.duration() * 2, &script.checks);
-    match running.stage(inside::COMPARE, silence, &directory.join("stages.log"), script.stop, &|_, _| {})? {
+    let log = directory.join(LOG);
+    match running.stage(inside::COMPARE, &script.watch(&log, silence), &|_, _| {})? {
         Said::Compared { report } => Ok(*report),
         _ => Err(unexpected(inside::COMPARE)),
     }

@@ -39,7 +39,7 @@ pub struct Backup {
     pub scratch: PathBuf,
     /// Whether somebody chose that place.
     pub scratch_is_chosen: bool,
-    /// Bytes that the upgrade adds.
+    /// Bytes that must be there besides: what the upgrade adds, and what stays free.
     pub growth: u64,
 }
 

@@ -288,6 +288,7 @@ fn container_killed_rehearsal_leaves_nothing_after_a_sweep() {
     let machine = machine("rehearse-killed", "");
     machine.sh(NSPAWN).unwrap();
     POINTS.iter().for_each(|point| assert_leaves_nothing_when_killed(&machine, point));
+    assert_ends_for_want_of_room(&machine);
     // And what a boot finds, its unit removes.
     machine.start(&["safe-upgrade", "rehearse", "--to", "trixie"]).unwrap();
     let made = "for n in $(seq 600); do ls /run/netns/*rehearsal*test >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1";
@@ -322,6 +323,22 @@ fn assert_leaves_nothing_when_killed(machine: &lab::Machine, point: &str) {
     machine.sh("safe-upgrade rehearse --end").unwrap();
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING, "{point}, after {left}");
     assert!(machine.sh("ls /var/lib/safe-upgrade/rehearsal.json").is_err(), "{point}");
+}
+
+/// The clone is on the machine's own disk: when that fills up, whoever writes, the clone goes first.
+fn assert_ends_for_want_of_room(machine: &lab::Machine) {
+    let log = "/root/rehearse.log";
+    machine.write(log, 0o600, b"").unwrap();
+    let mut command =
+        machine.start(&["sh", "-c", &format!("exec safe-upgrade rehearse --to trixie >{log} 2>&1")]).unwrap();
+    machine.wait_for_text(log, 0, "booting the clone", PATIENCE).unwrap();
+    machine.fill_disk(900 << 20).unwrap();
+    let code = command.wait().unwrap();
+    machine.free_disk().unwrap();
+    let said = machine.sh(&format!("cat {log}")).unwrap();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("less than 1024 MiB were left on the filesystem of /, "), "{said}");
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
 }
 
 /// The unit that goes on after a reboot has this to itself, and says why when it could not do it.
