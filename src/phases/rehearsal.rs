@@ -26,6 +26,7 @@ use crate::rehearsal::sweep::{self, Claim};
 use crate::rehearsal::{RehearsalError, container, volumes};
 use crate::release::hop::{Distribution, Hop};
 use crate::release::package_state::{ADMIN, package_state};
+use crate::release::prediction::Foretold;
 use crate::snapshot::layout;
 use crate::system::room::Room;
 use crate::system::show;
@@ -133,16 +134,12 @@ pub fn rehearse(
     let before = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
     let facts = fetched.configuration.unwrap_or_default();
     let policy = config.configuration_files.policy();
-    let decided = match &mut origin {
+    let decided = match &origin {
         Origin::Subvolume(_) => Some(Decisions::rehearsed(&facts, &policy, &before)),
         // Its files are those of the backup, which may be others.
-        Origin::Backup(backup) => {
-            let foretold = fetched.foretold.as_ref();
-            let growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
-            backup.growth = growth.saturating_add(packages::SPARE_BYTES);
-            None
-        }
+        Origin::Backup(_) => None,
     };
+    make_known(&mut origin, fetched.foretold.as_ref());
     let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
     let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
     let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
@@ -174,12 +171,7 @@ pub fn rehearse(
     };
     match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
-            played.noted.extend(left.map(|why| {
-                format!(
-                    "what an earlier rehearsal has left could not all be removed: {why}; \
-                     `safe-upgrade rehearse --end` tries again"
-                )
-            }));
+            played.noted.extend(left.as_deref().map(not_removed));
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
             let policy = &config.configuration_files.policy();
             played.decided_by = Some(decided_by(policy, &before, &played.unanswered, &played.questions)?);
@@ -198,6 +190,20 @@ fn room(origin: &Origin, rehearsals: &Path) -> Room {
         Origin::Backup(backup) => &backup.scratch,
     };
     Room::new(vec![root.to_owned(), rehearsals.to_owned()], packages::SPARE_BYTES)
+}
+
+/// By how much what is restored grows, and what must stay free beside it.
+fn make_known(origin: &mut Origin, foretold: Option<&Foretold>) {
+    if let Origin::Backup(backup) = origin {
+        let growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
+        backup.growth = growth.saturating_add(packages::SPARE_BYTES);
+    }
+}
+
+fn not_removed(why: &str) -> String {
+    format!(
+        "what an earlier rehearsal has left could not all be removed: {why}; `safe-upgrade rehearse --end` tries again"
+    )
 }
 
 fn refused(finding: &Finding) -> Rehearsed {
