@@ -314,9 +314,11 @@ impl Host for Sim {
             ended: self.clock,
             outage: 60,
         };
-        let last = LastRehearsal { proof, from: plan.from.codename.clone(), failed };
+        let decided_by = Some("rules".to_owned());
+        let last = LastRehearsal { proof, from: plan.from.codename.clone(), failed, decided_by };
         let last = (self.world.rehearsals != Rehearsals::None).then_some(last);
-        Ok(RehearsalFacts { now: self.clock, package_state: "now".into(), last })
+        let (package_state, decided_by) = ("now".into(), "rules".into());
+        Ok(RehearsalFacts { now: self.clock, package_state, decided_by, last })
     }
 
     fn drain(&mut self, _: &Plan) -> Result<Passage> {

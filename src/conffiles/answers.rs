@@ -55,7 +55,7 @@ pub struct FileAnswer {
 }
 
 /// All answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
     /// About configuration files.
     pub files: Vec<FileAnswer>,
@@ -376,7 +376,10 @@ mod tests {
             let answers = Answers { files: files.collect(), debconf: debconf.collect() };
             prop_assume!(answers.debconf.iter().all(|question| question.mistake().is_none()));
             let text = answers.text(&Facts::default());
-            prop_assert_eq!(Answers::parse(&text, Path::new("/a")).unwrap(), answers);
+            prop_assert_eq!(&Answers::parse(&text, Path::new("/a")).unwrap(), &answers);
+            // A rehearsal hands them into its clone so.
+            let told: Answers = serde_json::from_slice(&serde_json::to_vec(&answers).unwrap()).unwrap();
+            prop_assert_eq!(told, answers);
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct LastRehearsal {
     pub from: String,
     /// Why it failed; nothing when it passed.
     pub failed: Vec<String>,
+    /// The rules and answers about configuration files that it was done with, as one number, where that was kept.
+    pub decided_by: Option<String>,
 }
 
 /// What a look at the last rehearsal and at the machine showed.
@@ -54,6 +56,8 @@ pub struct RehearsalFacts {
     pub now: u64,
     /// The packages of the machine now, as one number.
     pub package_state: String,
+    /// The rules and answers about configuration files now, as one number. What may differ from the last rehearsal is not in it.
+    pub decided_by: String,
     /// The last rehearsal.
     pub last: Option<LastRehearsal>,
 }
@@ -77,13 +81,14 @@ impl RehearsalEvidence {
     /// Judges the last rehearsal.
     ///
     /// # Errors
-    /// Refuses when there is none, it failed, it led elsewhere, it is too old, or packages have changed since.
+    /// Refuses when there is none, it failed, it led elsewhere, it is too old, or packages or the decisions about configuration files
+    /// have changed since.
     pub fn judge(plan: &Plan, facts: &RehearsalFacts) -> Result<Self, Refusal> {
         let no = |why: String| Refusal::new(Missing::Rehearsal, why);
         let Some(last) = &facts.last else {
             return Err(no("no rehearsal was done (`safe-upgrade rehearse` does one)".into()));
         };
-        let LastRehearsal { proof, from, failed } = last;
+        let LastRehearsal { proof, from, failed, decided_by } = last;
         if (from, &proof.to) != (&plan.from.codename, &plan.to.codename) {
             return Err(no(format!("the last rehearsal led from {from} to {}", proof.to)));
         }
@@ -102,6 +107,21 @@ impl RehearsalEvidence {
         }
         if proof.package_state != facts.package_state {
             return Err(no("packages were installed, removed or updated since the last rehearsal".into()));
+        }
+        match decided_by {
+            Some(then) if *then == facts.decided_by => {}
+            Some(_) => {
+                return Err(no(
+                    "the rules or answers about configuration files have changed since the last rehearsal"
+                        .into(),
+                ));
+            }
+            None => {
+                return Err(no(
+                    "the last rehearsal does not say by which rules and answers it decided about configuration files"
+                        .into(),
+                ));
+            }
         }
         Ok(Self { run: plan.run.clone(), proof: proof.clone() })
     }
@@ -137,8 +157,9 @@ mod tests {
             ended: 1000,
             outage: 60,
         };
-        let last = LastRehearsal { proof, from: "bookworm".into(), failed: vec![] };
-        RehearsalFacts { now: 1100, package_state: "a".into(), last: Some(last) }
+        let (from, decided_by) = ("bookworm".into(), Some("rules".into()));
+        let last = LastRehearsal { proof, from, failed: vec![], decided_by };
+        RehearsalFacts { now: 1100, package_state: "a".into(), decided_by: "rules".into(), last: Some(last) }
     }
 
     fn refused(change: impl FnOnce(&mut RehearsalFacts, &mut LastRehearsal)) -> String {
@@ -155,6 +176,8 @@ mod tests {
         assert!(refused(|facts, _| facts.now = 1101).contains("101 s ago"));
         assert!(refused(|facts, _| facts.now = 999).contains("in the future"));
         assert!(refused(|facts, _| facts.package_state = "b".into()).contains("packages were"));
+        assert!(refused(|facts, _| facts.decided_by = "others".into()).contains("rules or answers"));
+        assert!(refused(|_, last| last.decided_by = None).contains("does not say by which rules"));
         assert!(refused(|_, last| last.failed = vec!["php".into()]).contains("failed: php"));
         assert!(refused(|_, last| last.from = "bullseye".into()).contains("from bullseye"));
         assert!(refused(|_, last| last.proof.to = "forky".into()).contains("to forky"));

@@ -18,8 +18,8 @@ use crate::release::ubuntu;
 use crate::system::durable;
 use crate::system::span::Span;
 
-/// Room that an upgrade needs besides its packages: logs and databases grow meanwhile.
-const SPARE_BYTES: u64 = 1 << 30;
+/// Room that an upgrade needs besides its packages: logs and databases grow meanwhile. A rehearsal leaves it to the machine.
+pub(super) const SPARE_BYTES: u64 = 1 << 30;
 
 /// How long another apt may hold its lock.
 pub(super) const LOCK_WAIT: Span = Span::seconds(600);

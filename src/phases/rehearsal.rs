@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use super::plan::new_run_id;
 use super::{Result, ahead, backup, check, loader, packages, trouble};
 use crate::conffiles;
-use crate::conffiles::answers::{Answer, Answers};
-use crate::conffiles::policy::Decisions;
+use crate::conffiles::answers::{Answer, Answers, FileAnswer};
+use crate::conffiles::debconf::Question;
+use crate::conffiles::policy::{Action, Decisions, Policy};
 use crate::config::Config;
 use crate::config::rehearsal::Test;
 use crate::driver::Trouble;
@@ -22,18 +23,24 @@ use crate::rehearsal::play::{self, FunctionalTest, Script};
 use crate::rehearsal::record::{self, Outcome, RehearsalRecord};
 use crate::rehearsal::restored::Backup;
 use crate::rehearsal::sweep::{self, Claim};
-use crate::rehearsal::{RehearsalError, container};
+use crate::rehearsal::{RehearsalError, container, volumes};
 use crate::release::hop::{Distribution, Hop};
-use crate::release::package_state::package_state;
+use crate::release::package_state::{ADMIN, package_state};
+use crate::release::prediction::Foretold;
 use crate::snapshot::layout;
+use crate::system::room::Room;
 use crate::system::show;
 use crate::system::told_to_stop::ToldToStop;
 
 /// What is known about the last rehearsal, and about the packages now. Repeatable.
 pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<RehearsalFacts> {
     let answers = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
-    let last = record::read(places.path()).map_err(trouble)?.map(|record| LastRehearsal {
+    let record = record::read(places.path()).map_err(trouble)?;
+    let (kept, taken) = record.as_ref().map_or((&[][..], &[][..]), |it| (&it.unanswered, &it.questions));
+    let decided_by = decided_by(&config.configuration_files.policy(), &answers, kept, taken)?;
+    let last = record.map(|record| LastRehearsal {
         from: record.from,
+        decided_by: record.decided_by,
         failed: match (record.outcome, record.failed) {
             (Outcome::Passed, _) => answered_otherwise(&record.unanswered, &answers),
             // A failure that gives no reason is one all the same.
@@ -48,9 +55,9 @@ pub(super) fn last(config: &Config, places: &StateDirectory) -> Result<Rehearsal
             outage: record.predicted_outage,
         },
     });
-    let package_state = package_state(Path::new("/")).map_err(trouble)?;
+    let package_state = package_state(Path::new(ADMIN)).map_err(trouble)?;
     let now = SystemTime::UNIX_EPOCH.elapsed().map_err(trouble)?.as_secs();
-    Ok(RehearsalFacts { now, package_state, last })
+    Ok(RehearsalFacts { now, package_state, decided_by, last })
 }
 
 /// A file that the clone kept for want of an answer, and that a run would now replace: that was not rehearsed.
@@ -62,6 +69,23 @@ fn answered_otherwise(kept: &[PathBuf], answers: &Answers) -> Vec<String> {
         format!("it kept {}, and the answer of since then takes the package's", show::path(path))
     };
     kept.iter().filter(taken).map(sentence).collect()
+}
+
+/// The rules about configuration files and the answers that a run heeds, as one number (BLAKE3, in hexadecimal). Not in it are
+/// answers that change nothing about what the clone did: to files that it kept for want of one ([`answered_otherwise`] looks at those),
+/// and to debconf's questions as the clone took them.
+fn decided_by(policy: &Policy, answers: &Answers, kept: &[PathBuf], taken: &[Question]) -> Result<String> {
+    let mut files: Vec<&FileAnswer> = answers.files.iter().collect();
+    files.retain(|one| policy.action(&one.path) == Action::Ask && one.answer != Answer::Undecided);
+    files.retain(|one| !kept.contains(&one.path));
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let was_taken = |one: &Question| {
+        taken.iter().any(|other| (&one.question, &one.value) == (&other.question, &other.value))
+    };
+    let mut debconf: Vec<&Question> = answers.debconf.iter().filter(|one| !was_taken(one)).collect();
+    debconf.sort();
+    let text = serde_json::to_vec(&(policy, files, debconf)).map_err(trouble)?;
+    Ok(blake3::hash(&text).to_hex().to_string())
 }
 
 /// What came of the wish to rehearse.
@@ -93,7 +117,8 @@ pub fn rehearse(
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else {
         return Ok(Rehearsed::Busy);
     };
-    sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
+    // What another one has left, and cannot be removed, has names of its own.
+    let left = sweep::sweep(&rehearsals, &claim).err().map(|error| crate::error::chain(&error));
     let mut origin = origin(config, places)?;
     if let Some(why) = in_its_way(&rehearsals, &origin)? {
         return Ok(Rehearsed::Refused(why));
@@ -108,19 +133,15 @@ pub fn rehearse(
     if let Some(stops) = fetched.findings.iter().find(|finding| stops(finding)) {
         return Ok(refused(stops));
     }
-    let answers = config.configuration_files.answers.as_path();
-    let before = Answers::read(answers).map_err(trouble)?;
+    let before = Answers::read(config.configuration_files.answers.as_path()).map_err(trouble)?;
     let facts = fetched.configuration.unwrap_or_default();
     let policy = config.configuration_files.policy();
-    let decided = match &mut origin {
+    let decided = match &origin {
         Origin::Subvolume(_) => Some(Decisions::rehearsed(&facts, &policy, &before)),
         // Its files are those of the backup, which may be others.
-        Origin::Backup(backup) => {
-            let foretold = fetched.foretold.as_ref();
-            backup.growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
-            None
-        }
+        Origin::Backup(_) => None,
     };
+    make_known(&mut origin, fetched.foretold.as_ref());
     let tests: Vec<FunctionalTest> = config.rehearsal.tests.iter().map(functional).collect();
     let (archives, lists) = (packages::archives(places), places.apt().join("lists"));
     let id = new_run_id().map_err(|failure| Trouble::new(failure.to_string()))?;
@@ -132,14 +153,14 @@ pub fn rehearse(
         rehearsals: &rehearsals,
         archives: &archives,
         lists: &lists,
-        package_state: package_state(Path::new("/")).map_err(trouble)?,
+        package_state: package_state(Path::new(ADMIN)).map_err(trouble)?,
         hop: (hop.from().codename.into(), hop.to().codename.into()),
         checks: taking_part(config),
         foretold: fetched.foretold,
         renames: config.health.renames.clone(),
         policy,
         decided,
-        answers,
+        answers: &before,
         settle: config.health.settle,
         silence: config.upgrade.silence,
         soak: config.health.soak,
@@ -148,16 +169,43 @@ pub fn rehearse(
         tests: &tests,
         keep,
         stop: stop.as_ref(),
+        room: &room(&origin, &rehearsals),
     };
     match play_and_keep(places, &script, &claim, told) {
         Ok(mut played) => {
+            played.noted.extend(left.as_deref().map(not_removed));
             played.answers = Some(draft_answers(config, &facts, &before, &played)?);
+            let policy = &config.configuration_files.policy();
+            played.decided_by = Some(decided_by(policy, &before, &played.unanswered, &played.questions)?);
             record::write(places.path(), &played).map_err(trouble)?;
             Ok(Rehearsed::Done(Box::new(played)))
         }
         Err(RehearsalError::Impossible(why)) => Ok(Rehearsed::Refused(why)),
         Err(error) => Err(trouble(error)),
     }
+}
+
+/// Where the clone writes: to its root, and to what stands in the place of other filesystems.
+fn room(origin: &Origin, rehearsals: &Path) -> Room {
+    let root = match origin {
+        Origin::Subvolume(_) => Path::new("/"),
+        Origin::Backup(backup) => &backup.scratch,
+    };
+    Room::new(vec![root.to_owned(), rehearsals.to_owned()], packages::SPARE_BYTES)
+}
+
+/// By how much what is restored grows, and what must stay free beside it.
+fn make_known(origin: &mut Origin, foretold: Option<&Foretold>) {
+    if let Origin::Backup(backup) = origin {
+        let growth = foretold.and_then(|foretold| foretold.prediction.growth()).unwrap_or(0);
+        backup.growth = growth.saturating_add(packages::SPARE_BYTES);
+    }
+}
+
+fn not_removed(why: &str) -> String {
+    format!(
+        "what an earlier rehearsal has left could not all be removed: {why}; `safe-upgrade rehearse --end` tries again"
+    )
 }
 
 fn refused(finding: &Finding) -> Rehearsed {
@@ -185,10 +233,11 @@ fn in_its_way(rehearsals: &Path, origin: &Origin) -> Result<Option<String>> {
         let why = format!("the clone of rehearsal {id} still runs: `safe-upgrade rehearse --end` removes it");
         return Ok(Some(why));
     }
-    let ready = container::needed().and_then(|()| match origin {
+    let backed_up = |()| match origin {
         Origin::Subvolume(_) => Ok(()),
         Origin::Backup(backup) => backup.ready(),
-    });
+    };
+    let ready = container::needed().and_then(|()| volumes::needed(origin)).and_then(backed_up);
     match ready {
         Err(RehearsalError::Impossible(why)) => Ok(Some(why)),
         ready => ready.map(|()| None).map_err(trouble),
@@ -242,14 +291,9 @@ pub fn sweep(places: &StateDirectory, kept: bool) -> Result<Option<Vec<String>>>
         return Ok(Some(Vec::new()));
     }
     let Some(claim) = Claim::take(&rehearsals).map_err(trouble)? else { return Ok(None) };
-    let mut swept = sweep::sweep(&rehearsals, &claim).map_err(trouble)?;
-    if kept {
-        for names in sweep::kept(&rehearsals).map_err(trouble)? {
-            sweep::remove(&rehearsals, &names).map_err(trouble)?;
-            swept.push(names.id().to_owned());
-        }
-    }
-    Ok(Some(swept))
+    let swept = sweep::sweep(&rehearsals, &claim);
+    let ended = if kept { sweep::end_kept(&rehearsals, &claim) } else { Ok(Vec::new()) };
+    Ok(Some([swept.map_err(trouble)?, ended.map_err(trouble)?].concat()))
 }
 
 /// What makes a rehearsal impossible or meaningless. Everything else that would stop a run is a reason to rehearse. With a repository
@@ -284,7 +328,49 @@ fn functional(test: &Test) -> FunctionalTest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conffiles::answers::FileAnswer;
+    use crate::conffiles::policy::Rule;
+
+    #[test]
+    fn what_a_run_would_do_otherwise_is_another_number() {
+        let policy = |action| Policy {
+            otherwise: Action::Keep,
+            rules: vec![Rule::new("/etc/a", action).unwrap(), Rule::new("/etc/b", Action::Ask).unwrap()],
+        };
+        let answer = |path: &str, answer| FileAnswer {
+            path: path.into(),
+            answer,
+            local_md5: "missing".into(),
+            new_blake3: None,
+        };
+        let question = |value: &str| Question {
+            package: "libc6".into(),
+            question: "libraries/restart".into(),
+            kind: "boolean".into(),
+            value: value.into(),
+            seen: true,
+        };
+        let (kept, taken) = (["/etc/b".into()], [question("false")]);
+        let with =
+            |policy, files, debconf| decided_by(&policy, &Answers { files, debconf }, &kept, &taken).unwrap();
+        let ask = || policy(Action::Ask);
+        let rehearsed = with(ask(), vec![answer("/etc/a", Answer::Take)], vec![]);
+        // As the draft is filled in: what the clone kept is kept, what it took for an answer is the answer.
+        let reviewed = vec![
+            answer("/etc/b", Answer::Keep),
+            answer("/etc/a", Answer::Take),
+            answer("/etc/no-rule-asks", Answer::Take),
+        ];
+        assert_eq!(with(ask(), reviewed, vec![question("false")]), rehearsed);
+        let take = || vec![answer("/etc/a", Answer::Take)];
+        for other in [
+            with(policy(Action::Take), take(), vec![]),
+            with(ask(), vec![answer("/etc/a", Answer::Keep)], vec![]),
+            with(ask(), vec![answer("/etc/a", Answer::Undecided)], vec![]),
+            with(ask(), take(), vec![question("true")]),
+        ] {
+            assert_ne!(other, rehearsed);
+        }
+    }
 
     #[test]
     fn only_what_was_kept_and_is_taken_now_was_not_rehearsed() {

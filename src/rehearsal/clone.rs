@@ -11,43 +11,15 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::names::Names;
 use super::restored::Backup;
-use super::{RehearsalError, Result, inside, offline, quiet};
-use crate::health::known;
-use crate::snapshot::{TopLevel, subvolume};
-use crate::system::exec::Exec;
-use crate::system::mounts::{self, Mount};
-use crate::system::{beneath, durable, show};
+use super::{RehearsalError, Result, inside, offline, quiet, volumes};
+use crate::snapshot::TopLevel;
+use crate::system::{beneath, durable, mounts};
 
 /// Where the state of this program lies: outside of the clone, and empty in it.
-const STATE: &str = "/var/lib/safe-upgrade";
+pub(super) const STATE: &str = "/var/lib/safe-upgrade";
 
 /// Where boot loaders, kernels and initrds may have a filesystem of their own.
 pub(super) const BOOT: [&str; 4] = ["/boot", "/boot/efi", "/boot/firmware", "/efi"];
-
-/// Filesystems whose answer may never come: nothing of them is looked at, unless somebody names them.
-const NETWORK: [&str; 14] = [
-    "9p",
-    "afs",
-    "autofs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "davfs",
-    "fuse",
-    "gfs2",
-    "glusterfs",
-    "lustre",
-    "nfs",
-    "nfs4",
-    "smb3",
-];
-
-/// Filesystems that are neither a disk nor a network store.
-const OTHER_FILESYSTEMS: [&str; 4] = ["devtmpfs", "tmpfs", "overlay", "squashfs"];
-
-/// What is said of a filesystem of which the clone sees nothing.
-const LEFT_OUT: &str =
-    "left out, an empty directory: name it in [rehearsal] show to have the real one, read-only";
 
 /// Where the unit files lie that no administrator wrote.
 const UNITS: [&str; 3] = ["usr/lib/systemd/system", "lib/systemd/system", "usr/local/lib/systemd/system"];
@@ -137,15 +109,13 @@ pub fn make(names: &Names, parts: &Parts<'_>) -> Result<Clone> {
         }
     };
     let mut clone = Clone { root, made, binds: Vec::new(), volumes: Vec::new(), held: Vec::new() };
-    for (number, mount) in others(&mounts::read()?).into_iter().enumerate() {
-        give(top.as_ref(), names, parts, (number, mount), &mut clone)?;
-    }
+    volumes::give(top.as_ref(), names, parts, &mut clone)?;
     prepare(parts, &mut clone)?;
     Ok(clone)
 }
 
 /// The directory that a backup is restored into, which only we can enter.
-fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
+pub(super) fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
     parts
         .restored
         .ok_or_else(|| RehearsalError::Impossible("nobody has said where the backup is restored to".into()))
@@ -158,9 +128,9 @@ fn restored<'p>(parts: &Parts<'p>) -> Result<&'p Path> {
 pub fn masked(clone: &Clone) -> Result<Vec<String>> {
     let mut system = Vec::new();
     for directory in UNITS {
-        system.extend(listed(&clone.root.join(directory))?);
+        system.extend(listed(&seen(clone, directory))?);
     }
-    let etc = clone.root.join(OWN_UNITS);
+    let etc = seen(clone, OWN_UNITS);
     let mut own = listed(&etc)?;
     // An enabled instance of a template is a link there, and nowhere a file.
     for wants in own.clone().iter().filter(|name| name.ends_with(".wants") || name.ends_with(".requires")) {
@@ -177,12 +147,9 @@ pub fn masked(clone: &Clone) -> Result<Vec<String>> {
 /// # Errors
 /// When it is not there, or is no regular file.
 pub fn take_out(clone: &Clone, name: &str, to: &Path) -> Result<()> {
-    let top = open(&clone.root)?;
-    let directory = Path::new(inside::HOME).strip_prefix("/").unwrap_or(Path::new(inside::HOME));
-    let failed =
-        |error: io::Error| RehearsalError::path("take out", clone.root.join(directory).join(name))(error);
-    let opened = beneath::directory(&top, directory).map_err(|errno| failed(errno.into()))?;
-    let (mut from, _) = beneath::regular(&opened, name.as_ref()).map_err(failed)?;
+    let home = Path::new(inside::HOME);
+    let failed = |error: io::Error| RehearsalError::path("take out", home.join(name))(error);
+    let (mut from, _) = beneath::regular(&directory(clone, home)?, name.as_ref()).map_err(failed)?;
     let mut file = File::create(to).map_err(RehearsalError::path("write", to))?;
     io::copy(&mut from, &mut file).map(drop).map_err(failed)
 }
@@ -192,148 +159,11 @@ pub fn take_out(clone: &Clone, name: &str, to: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub fn put(clone: &Clone, name: &str, bytes: &[u8]) -> Result<()> {
-    let home = below(&open(&clone.root)?, Path::new(inside::HOME))?;
+    let home = below(clone, Path::new(inside::HOME))?;
     Ok(durable::replace_file(&beneath::path_of(&home).join(name), bytes, 0o600)?)
 }
 
-/// The other filesystems of this machine that hold something to be seen, outer ones first; of several on one point the last, which
-/// covers the others.
-fn others(table: &[Mount]) -> Vec<Mount> {
-    let mut kept: Vec<Mount> = table
-        .iter()
-        .rev()
-        .filter(|mount| mount.point != Path::new("/") && !mount.point.starts_with(STATE))
-        .filter(|mount| known::is_kept_mount(&mount.point.to_string_lossy(), &mount.fs_type))
-        .filter(|mount| !OTHER_FILESYSTEMS.contains(&mount.fs_type.as_str()))
-        .filter(|mount| is_network(mount) || mount.point.is_dir())
-        .cloned()
-        .collect();
-    kept.sort_by(|one, other| one.point.cmp(&other.point));
-    kept.dedup_by(|one, other| one.point == other.point);
-    kept
-}
-
-/// What holds the boot loader is local, also where it is mounted at the first look only.
-fn is_network(mount: &Mount) -> bool {
-    let remote = NETWORK.contains(&mount.fs_type.as_str()) || mount.fs_type.starts_with("fuse.");
-    remote && !BOOT.iter().any(|place| mount.point == Path::new(place))
-}
-
-/// How one filesystem of the host is given: from where, whether the clone can write to it, and in words.
-type Given = (PathBuf, bool, String);
-
-fn give(
-    top: Option<&TopLevel>,
-    names: &Names,
-    parts: &Parts<'_>,
-    (number, mount): (usize, Mount),
-    clone: &mut Clone,
-) -> Result<()> {
-    let found = match is_network(&mount) {
-        true => None,
-        false => found(top, names, parts, (number, &mount), clone)?,
-    };
-    let (from, writable, how) = match found {
-        Some(given) => given,
-        None if parts.show.contains(&mount.point) => {
-            (mount.point.clone(), false, "the real one, read-only".to_owned())
-        }
-        // A read-only mount keeps nobody from a service's socket in it, nor from writing to a pipe.
-        None => {
-            let empty = parts.directory.join("volumes").join(number.to_string());
-            let made = fs::create_dir_all(&empty)
-                .and_then(|()| fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)));
-            made.map_err(RehearsalError::path("create", &empty))?;
-            (empty, false, LEFT_OUT.to_owned())
-        }
-    };
-    // What is mounted in an empty one needs a place there.
-    let outer = clone.binds.iter().rev().find(|bind| mount.point.starts_with(&bind.to));
-    if let Some(outer) = outer.filter(|bind| !bind.writable && bind.from.starts_with(parts.directory)) {
-        let place = outer.from.join(mount.point.strip_prefix(&outer.to).unwrap_or(Path::new("")));
-        fs::create_dir_all(&place).map_err(RehearsalError::path("create", &place))?;
-    }
-    clone.volumes.push(format!("{}: {how}", show::path(&mount.point)));
-    clone.binds.push(Bind { from, to: mount.point, writable });
-    Ok(())
-}
-
-/// What the clone can have of a filesystem without touching it.
-fn found(
-    top: Option<&TopLevel>,
-    names: &Names,
-    parts: &Parts<'_>,
-    (number, mount): (usize, &Mount),
-    clone: &Clone,
-) -> Result<Option<Given>> {
-    let at = names.mounts().join(format!("volume-{number}"));
-    if let Some((top, source)) = top.and_then(|top| Some((top, neighbour(top, mount)?))) {
-        let name = names.volume(number);
-        top.clone_writable(&source, &name).map_err(RehearsalError::snapshot("make the clone of a volume"))?;
-        self::mount(top, &name, &at)?;
-        return Ok(Some((at, true, "a clone".to_owned())));
-    }
-    if BOOT.iter().any(|place| mount.point == Path::new(place)) {
-        let copy = parts.directory.join("volumes").join(number.to_string());
-        durable::private_directory(&copy)?;
-        Exec::new("cp")
-            .and_then(|exec| {
-                exec.args(["-a", "-x", "--reflink=auto"]).arg(mount.point.join(".")).arg(&copy).success()
-            })
-            .map_err(RehearsalError::exec("copy what holds the boot loader"))?;
-        return Ok(Some((copy, true, "a copy".to_owned())));
-    }
-    if let Origin::Backup(backup) = parts.origin
-        && backup.holds(&mount.point)
-    {
-        let to = restored(parts)?.join(format!("volume-{number}"));
-        let how = backup.restore(&mount.point, &to, parts.told)?;
-        return Ok(Some((to, true, how)));
-    }
-    let Some(inner) = of_the_root(parts.origin, mount)? else { return Ok(None) };
-    let opened = match beneath::directory(&open(&clone.root)?, &inner) {
-        Err(errno) if beneath::is_none(errno) => return Ok(None),
-        opened => opened.map_err(|errno| RehearsalError::path("open", &inner)(errno.into()))?,
-    };
-    durable::private_directory(&at)?;
-    rustix::mount::mount_bind(beneath::path_of(&opened), &at)
-        .map_err(|errno| RehearsalError::path("mount", &at)(errno.into()))?;
-    Ok(Some((at, true, format!("the clone's own /{}", show::path(&inner)))))
-}
-
-/// Where in the root it lies, when it is a directory of the root that is mounted at a second place.
-fn of_the_root(origin: &Origin, mount: &Mount) -> Result<Option<PathBuf>> {
-    let table = mounts::read()?;
-    let root = mounts::holding(&table, Path::new("/"))?;
-    let Some(inner) = second_place(root, mount) else { return Ok(None) };
-    if let Origin::Subvolume(name) = origin {
-        // A subvolume inside of the root is not in its snapshot.
-        let held = subvolume::holding(&mount.point)
-            .map_err(RehearsalError::snapshot("ask which subvolume a mount is of"))?;
-        if held.name != *name || !held.on_top_level() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(inner))
-}
-
-fn second_place(root: &Mount, mount: &Mount) -> Option<PathBuf> {
-    let same = root.fs_type == mount.fs_type && (root.device == mount.device || root.source == mount.source);
-    let inner = mount.root.strip_prefix(&root.root).ok()?;
-    (same && !inner.as_os_str().is_empty()).then(|| inner.to_owned())
-}
-
-/// The name of a subvolume on the top level of the root's own filesystem that is mounted whole.
-fn neighbour(top: &TopLevel, mount: &Mount) -> Option<String> {
-    if mount.fs_type != "btrfs" || subvolume::filesystem_of(&mount.point).ok()? != top.uuid() {
-        return None;
-    }
-    let found = subvolume::holding(&mount.point).ok()?;
-    let whole = mount.root.strip_prefix("/").is_ok_and(|root| root == Path::new(&found.name));
-    (whole && found.on_top_level() && !found.name.is_empty()).then_some(found.name)
-}
-
-fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
+pub(super) fn mount(top: &TopLevel, name: &str, at: &Path) -> Result<()> {
     durable::private_directory(at)?;
     let options = std::ffi::CString::new(format!("subvol=/{name}"))
         .map_err(|error| RehearsalError::path("mount", at)(error.into()))?;
@@ -363,23 +193,32 @@ pub fn unmount_below(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything below is reached beneath the clone's root, through no link: the clone's links point into the host from out here.
+/// A directory of the clone, reached through no link.
+///
+/// # Errors
+/// When it is not there.
+pub(super) fn directory(clone: &Clone, path: &Path) -> Result<OwnedFd> {
+    let (from, rest) = writable(clone, path)?;
+    beneath::directory(&open(from)?, &rest).map_err(|errno| RehearsalError::path("open", path)(errno.into()))
+}
+
+/// Everything below is reached beneath the clone's root, or what it sees in a place of its own, through no link: the clone's links
+/// point into the host from out here.
 fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
-    let top = open(&clone.root)?;
     for table in ["fstab", "crypttab"] {
-        if switch_off(&top, table)? {
+        if switch_off(clone, table)? {
             clone.held.push(format!("/etc/{table}: every entry is switched off"));
         }
     }
     for queue in quiet::MAIL_QUEUES {
-        let waiting = empty(&top, Path::new(queue))?;
+        let waiting = empty(clone, Path::new(queue))?;
         if waiting > 0 {
             clone.held.push(format!("/{queue}: {waiting} entries of waiting mail are deleted in the clone"));
         }
     }
     // A backup may have it; a snapshot of the root has not.
-    empty(&top, Path::new(STATE.trim_start_matches('/')))?;
-    let home = below(&top, Path::new(inside::HOME))?;
+    empty(clone, Path::new(STATE))?;
+    let home = below(clone, Path::new(inside::HOME))?;
     let path = |name: &str| beneath::path_of(&home).join(name);
     let put = |name: &str, mode, bytes: &[u8]| durable::replace_file(&path(name), bytes, mode);
     put(inside::PROGRAM, 0o755, b"")?;
@@ -392,10 +231,10 @@ fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
         let link = path(offline::METHODS).join(name);
         symlink(target, &link).map_err(RehearsalError::path("create", &link))?;
     }
-    let parts_of_apt = below(&top, Path::new("etc/apt/apt.conf.d"))?;
+    let parts_of_apt = below(clone, Path::new("/etc/apt/apt.conf.d"))?;
     let conf = beneath::path_of(&parts_of_apt).join(offline::CONF);
     durable::replace_file(&conf, offline::configuration().as_bytes(), 0o644)?;
-    copy_lists(parts.lists, &below(&top, Path::new("var/lib/apt/lists"))?)?;
+    copy_lists(parts.lists, &below(clone, Path::new("/var/lib/apt/lists"))?)?;
     let bind = |from: &Path, name: &str| Bind {
         from: from.to_owned(),
         to: Path::new(inside::HOME).join(name),
@@ -406,16 +245,43 @@ fn prepare(parts: &Parts<'_>, clone: &mut Clone) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<OwnedFd> {
+pub(super) fn open(path: &Path) -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(RehearsalError::path("open", path))
 }
 
-/// A directory below the clone's root, part by part and through no link; what of it is missing is made.
-fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    let path = path.strip_prefix("/").unwrap_or(path);
+/// Where a path of the clone is on the host: below which directory, by which rest of the path, and whether the clone can write there.
+/// Of what it sees in places of their own the innermost holds the path.
+fn place<'c>(clone: &'c Clone, path: &Path) -> (&'c Path, PathBuf, bool) {
+    let path = Path::new("/").join(path);
+    let over = clone.binds.iter().filter(|bind| path.starts_with(&bind.to));
+    let (from, to, writable) = over
+        .max_by_key(|bind| bind.to.components().count())
+        .map_or((clone.root.as_path(), Path::new("/"), true), |bind| (&bind.from, &bind.to, bind.writable));
+    (from, path.strip_prefix(to).unwrap_or(&path).to_owned(), writable)
+}
+
+/// Where something of the clone can be looked at.
+fn seen(clone: &Clone, path: &str) -> PathBuf {
+    let (from, rest, _) = place(clone, Path::new(path));
+    from.join(rest)
+}
+
+/// [`place`], where it is the clone's own.
+fn writable<'c>(clone: &'c Clone, path: &Path) -> Result<(&'c Path, PathBuf)> {
+    match place(clone, path) {
+        (from, rest, true) => Ok((from, rest)),
+        _ => {
+            Err(RehearsalError::path("use", path)(io::Error::other("the clone sees the machine's own there")))
+        }
+    }
+}
+
+/// A directory of the clone, part by part and through no link; what of it is missing is made.
+fn below(clone: &Clone, path: &Path) -> Result<OwnedFd> {
+    let (from, rest) = writable(clone, path)?;
     let failed = |errno: rustix::io::Errno| RehearsalError::path("open", path)(errno.into());
-    let mut here = beneath::directory(top, Path::new("")).map_err(failed)?;
-    for part in path.components() {
+    let mut here = beneath::directory(&open(from)?, Path::new("")).map_err(failed)?;
+    for part in rest.components() {
         match rustix::fs::mkdirat(&here, part.as_os_str(), rustix::fs::Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(RehearsalError::path("create", path)(errno.into())),
@@ -426,8 +292,8 @@ fn below(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
 }
 
 /// A table that is a link, or cannot be read, is an error: the clone would mount what it says.
-fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
-    let etc = below(top, Path::new("etc"))?;
+fn switch_off(clone: &Clone, table: &str) -> Result<bool> {
+    let etc = below(clone, Path::new("/etc"))?;
     let path = beneath::path_of(&etc).join(table);
     let failed = || RehearsalError::path("switch off the entries of", Path::new("/etc").join(table));
     let mut file = match beneath::regular(&etc, table.as_ref()) {
@@ -442,8 +308,10 @@ fn switch_off(top: &OwnedFd, table: &str) -> Result<bool> {
     Ok(quiet != text)
 }
 
-fn empty(top: &OwnedFd, directory: &Path) -> Result<usize> {
-    let opened = match beneath::directory(top, directory) {
+/// What the clone sees of the machine itself is left alone.
+fn empty(clone: &Clone, directory: &Path) -> Result<usize> {
+    let (from, rest, true) = place(clone, directory) else { return Ok(0) };
+    let opened = match beneath::directory(&open(from)?, &rest) {
         Err(errno) if beneath::is_none(errno) => return Ok(0),
         opened => opened.map_err(|errno| RehearsalError::path("open", directory)(errno.into()))?,
     };
@@ -493,4 +361,48 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
             Ok(entry.file_name().to_string_lossy().into_owned())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clone whose /var is a volume of its own, with a shown filesystem in it.
+    fn with_var(dir: &Path) -> Clone {
+        let bind = |from: &str, to: &str, writable| Bind { from: dir.join(from), to: to.into(), writable };
+        for name in ["root/etc", "root/var", "volume-1/spool/postfix/incoming", "real/postfix"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        Clone {
+            root: dir.join("root"),
+            made: String::new(),
+            binds: vec![bind("volume-1", "/var", true), bind("real", "/var/real", false)],
+            volumes: vec![],
+            held: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_put_into_the_clone_is_where_the_clone_sees_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let clone = with_var(dir.path());
+        put(&clone, inside::TASK, b"{}").unwrap();
+        assert!(dir.path().join("volume-1/lib/safe-upgrade/rehearsal/task.json").exists());
+        assert_eq!(fs::read_dir(clone.root.join("var")).unwrap().count(), 0, "nobody sees that");
+        take_out(&clone, inside::TASK, &dir.path().join("out")).unwrap();
+        assert_eq!(fs::read(dir.path().join("out")).unwrap(), b"{}");
+        assert_eq!(empty(&clone, Path::new("var/spool/postfix")).unwrap(), 1);
+        assert_eq!(seen(&clone, OWN_UNITS), clone.root.join("etc/systemd/system"));
+    }
+
+    #[test]
+    fn nothing_of_the_machine_itself_is_written_or_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let clone = with_var(dir.path());
+        assert_eq!(empty(&clone, Path::new("var/real")).unwrap(), 0);
+        assert!(dir.path().join("real/postfix").exists());
+        assert!(below(&clone, Path::new("/var/real/lists")).is_err());
+        assert!(!dir.path().join("real/lists").exists());
+        assert_eq!(seen(&clone, "var/real"), dir.path().join("real"));
+    }
 }

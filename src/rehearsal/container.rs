@@ -1,7 +1,6 @@
 //! The clone, running: a unit of its own with everything in it, and the way in.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::clone::{Bind, Clone};
 use super::inside::{self, Said};
@@ -9,8 +8,9 @@ use super::names::Names;
 use super::network::Network;
 use super::{RehearsalError, Result};
 use crate::system::exec::Exec;
-use crate::system::told_to_stop::ToldToStop;
-use crate::system::watched::{self, Watch};
+use crate::system::room::Room;
+use crate::system::show;
+use crate::system::watched::{self, Ended, Watch};
 
 /// How long the clone may take to shut down in an orderly way; then it is killed.
 const STOP: &str = "TimeoutStopSec=120";
@@ -144,15 +144,8 @@ impl Running {
     /// Runs one stage of this program inside and returns the last that it said.
     ///
     /// # Errors
-    /// When it cannot be started, falls silent, or ends without an answer.
-    pub fn stage(
-        &self,
-        stage: &'static str,
-        silence: Duration,
-        log: &Path,
-        stop: Option<&ToldToStop>,
-        told: &dyn Fn(f32, &str),
-    ) -> Result<Said> {
+    /// When it cannot be started, falls silent, or ends without an answer; [`RehearsalError::Impossible`] when there was no room.
+    pub fn stage(&self, stage: &'static str, watch: &Watch<'_>, told: &dyn Fn(f32, &str)) -> Result<Said> {
         let mut heard = Vec::new();
         let words = |fd: i32| {
             let program = format!("{}/{}", inside::HOME, inside::PROGRAM);
@@ -161,32 +154,38 @@ impl Running {
             words
         };
         let mut answer = None;
-        let ended = watched::run(
-            &self.program.to_string_lossy(),
-            words,
-            &[],
-            &Watch { log, silence, stop, input: None },
-            &mut |bytes| {
-                heard.extend_from_slice(bytes);
-                while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = heard.drain(..=end).collect();
-                    match serde_json::from_slice(&line) {
-                        Ok(Said::Progress { percent, text }) => told(percent, &text),
-                        Ok(said) => answer = Some(said),
-                        Err(error) => {
-                            tracing::warn!(%error, "the clone said something that was not understood")
-                        }
+        let ended = watched::run(&self.program.to_string_lossy(), words, &[], watch, &mut |bytes| {
+            heard.extend_from_slice(bytes);
+            while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = heard.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(Said::Progress { percent, text }) => told(percent, &text),
+                    Ok(said) => answer = Some(said),
+                    Err(error) => {
+                        tracing::warn!(%error, "the clone said something that was not understood")
                     }
                 }
-            },
-        );
+            }
+        });
         let silent = |why: String| RehearsalError::Silent { stage, why };
         let ended = ended.map_err(|error| silent(crate::error::chain(&error)))?;
-        match answer {
-            Some(said) if ended.well() => Ok(said),
-            _ => Err(silent(format!("it ended with {ended:?}; its log is {}", log.display()))),
+        match (answer, ended) {
+            (Some(said), ended) if ended.well() => Ok(said),
+            (_, Ended::NoRoom(place)) => Err(no_room(watch.room, place)),
+            _ => Err(silent(format!("it ended with {ended:?}; its log is {}", watch.log.display()))),
         }
     }
+}
+
+/// The clone and the machine write to the same disk.
+fn no_room(room: Option<&Room>, place: usize) -> RehearsalError {
+    let place = room.and_then(|room| room.place(place)).map(show::path);
+    RehearsalError::Impossible(format!(
+        "the rehearsal was ended because less than {} MiB were left on the filesystem of {}, and this machine's own services need them: \
+         make room there",
+        room.map_or(0, Room::least) >> 20,
+        place.unwrap_or_default()
+    ))
 }
 
 /// The words of `systemd-nspawn`. Its own private network would have its other end in the host.
@@ -239,7 +238,7 @@ fn nspawn_tool() -> Result<()> {
 /// The process that is the first one inside: the only child of `systemd-nspawn`.
 fn leader(names: &Names) -> Result<u32> {
     let silent = |why: String| RehearsalError::Silent { stage: "boot", why };
-    let main = show(&names.unit(), "MainPID")?;
+    let main = property(&names.unit(), "MainPID")?;
     let path = format!("/proc/{main}/task/{main}/children");
     let children = std::fs::read_to_string(&path).map_err(RehearsalError::path("read", &path))?;
     let mut pids = children.split_whitespace();
@@ -250,10 +249,10 @@ fn leader(names: &Names) -> Result<u32> {
 }
 
 fn state(unit: &str) -> Result<String> {
-    show(unit, "ActiveState")
+    property(unit, "ActiveState")
 }
 
-fn show(unit: &str, property: &str) -> Result<String> {
+fn property(unit: &str, property: &str) -> Result<String> {
     let words = ["show", "--value", &format!("--property={property}"), unit];
     let text = Exec::new("systemctl")
         .and_then(|exec| exec.args(words).text())

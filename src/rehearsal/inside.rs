@@ -80,8 +80,8 @@ pub struct Task {
     /// What that comes to, when it was decided outside.
     #[serde(default)]
     pub decided: Option<(Decisions, Vec<PathBuf>)>,
-    /// Where the recorded answers lie, in the machine as in the clone.
-    pub answers: PathBuf,
+    /// The recorded answers of the machine: those in a restored backup may be older.
+    pub answers: Answers,
     /// The checks of the operator that take part.
     pub checks: Vec<CheckConfig>,
     /// What was foretold of the packages.
@@ -314,16 +314,15 @@ struct Decided {
 /// kept here. The archives are looked through only when nobody has done that for these very files.
 fn decide(task: &Task, archives: &Path) -> std::result::Result<Decided, String> {
     let root = Path::new("/");
-    let answers = Answers::read(&task.answers).map_err(|error| crate::error::chain(&error))?;
     let (decisions, unanswered) = match &task.decided {
         Some(decided) => decided.clone(),
         None => {
             let facts =
                 crate::conffiles::look(root, archives).map_err(|error| crate::error::chain(&error))?;
-            Decisions::rehearsed(&facts, &task.policy, &answers)
+            Decisions::rehearsed(&facts, &task.policy, &task.answers)
         }
     };
-    debconf::give(&answers.debconf).map_err(|error| crate::error::chain(&error))?;
+    debconf::give(&task.answers.debconf).map_err(|error| crate::error::chain(&error))?;
     let questions = debconf::questions(root).map_err(|error| crate::error::chain(&error))?;
     Ok(Decided { decisions, unanswered, questions })
 }

@@ -1,6 +1,6 @@
 //! Rehearsal: a disposable clone of this machine is upgraded first, in a container that reaches nothing.
 //!
-//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it, by snapshots or as [`restored`] from the backup ·
+//! In the order of the story: [`names`] derive from the id · [`made`] writes down what is about to be made · [`clone`] makes it, by snapshots or as [`restored`] from the backup, with what it has of other [`volumes`] ·
 //! [`quiet`] decides what it must not do · [`network`] gives it one that leads nowhere · [`container`] boots it · [`inside`] is what
 //! this program does in there (with [`offline`] in the place of apt's downloads) · [`play`] tells the whole of it · [`record`] is what
 //! is kept · [`sweep`] removes what is left, whoever died.
@@ -17,11 +17,13 @@ pub mod quiet;
 pub mod record;
 pub mod restored;
 pub mod sweep;
+pub mod volumes;
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::backup::VerifyError;
+use crate::release::package_state::PackageStateError;
 use crate::snapshot::SnapshotError;
 use crate::system::durable::DurableError;
 use crate::system::exec::ExecError;
@@ -70,6 +72,9 @@ pub enum RehearsalError {
         /// Why.
         source: ExecError,
     },
+    /// The packages of the restored backup are not known.
+    #[error("failed to ask for the packages of the restored backup")]
+    Packages(#[source] PackageStateError),
     /// The mount table could not be read.
     #[error(transparent)]
     Mounts(#[from] MountsError),

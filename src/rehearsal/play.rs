@@ -13,6 +13,7 @@ use super::network::{self, Network};
 use super::record::{Kept, Outcome, RehearsalRecord, Timings, VERSION};
 use super::sweep::{self, Claim};
 use super::{RehearsalError, Result};
+use crate::conffiles::answers::Answers;
 use crate::conffiles::policy::{Decisions, Policy};
 use crate::health::baseline::Baseline;
 use crate::health::checks::{CheckConfig, CheckResult};
@@ -20,15 +21,22 @@ use crate::health::diff::ChangeKind;
 use crate::health::known;
 use crate::health::report::HealthReport;
 use crate::health::settle::Settled;
+use crate::release::package_state::ADMIN;
 use crate::release::prediction::Foretold;
+use crate::system::beneath;
 use crate::system::durable;
 use crate::system::identity;
+use crate::system::room::Room;
 use crate::system::show;
 use crate::system::span::Span;
 use crate::system::told_to_stop::ToldToStop;
+use crate::system::watched::Watch;
 
 /// More than the stages' own patience, so that they can say themselves that something fell silent.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the stages write, in the rehearsal's directory.
+const LOG: &str = "stages.log";
 
 /// How many services a note names.
 const NAMED: usize = 20;
@@ -71,8 +79,8 @@ pub struct Script<'s> {
     pub policy: Policy,
     /// What that comes to, where the clone has the machine's own files; without it that is found out inside.
     pub decided: Option<(Decisions, Vec<PathBuf>)>,
-    /// Where the recorded answers lie.
-    pub answers: &'s Path,
+    /// The recorded answers.
+    pub answers: &'s Answers,
     /// How long services may take to start.
     pub settle: Span,
     /// How long the package tools may be silent.
@@ -89,6 +97,14 @@ pub struct Script<'s> {
     pub keep: bool,
     /// Ends it when told.
     pub stop: Option<&'s ToldToStop>,
+    /// What the machine keeps of the disks that the clone writes to; with less the rehearsal ends.
+    pub room: &'s Room,
+}
+
+impl Script<'_> {
+    fn watch<'w>(&'w self, log: &'w Path, silence: Duration) -> Watch<'w> {
+        Watch { log, silence, stop: self.stop, input: None, room: Some(self.room) }
+    }
 }
 
 /// Rehearses, lets somebody keep what came of it, and takes everything away again unless it shall stay. What cannot be taken away is
@@ -220,7 +236,8 @@ fn set_the_stage(
     };
     let clone = clone::make(&script.names, &parts)?;
     if let Origin::Backup(backup) = script.origin {
-        backup.has_the_packages_of(&script.package_state, &clone.root)?;
+        let admin = clone::directory(&clone, Path::new(ADMIN))?;
+        backup.has_the_packages_of(&script.package_state, &beneath::path_of(&admin))?;
     }
     // Restoring takes its time, and nobody listens to signals meanwhile.
     if script.stop.is_some_and(ToldToStop::is_told) {
@@ -246,7 +263,7 @@ fn enter(
         checks: script.checks.clone(),
         policy: script.policy.clone(),
         decided: script.decided.clone(),
-        answers: script.answers.to_owned(),
+        answers: script.answers.clone(),
         foretold: script.foretold.clone(),
         before,
     };
@@ -265,9 +282,9 @@ fn look(
     network: &Network,
     seen: &mut Seen,
 ) -> Result<(Baseline, Vec<CheckResult>, Tested)> {
-    let silence = script.settle.duration() + PATIENCE;
-    let said =
-        running.stage(inside::LOOK, silence, &directory.join("stages.log"), script.stop, &|_, _| {})?;
+    let silence = looks(script.settle.duration(), &script.checks);
+    let log = directory.join(LOG);
+    let said = running.stage(inside::LOOK, &script.watch(&log, silence), &|_, _| {})?;
     let Said::Looked { baseline, checks, boot } = said else { return Err(unexpected(inside::LOOK)) };
     match boot {
         boot if boot.is_emergency() => {
@@ -287,6 +304,13 @@ fn look(
     Ok((*baseline, checks, functional(script, network)?))
 }
 
+/// How long a look may take without a word: services start, then all checks are tried side by side; of those that need a network some
+/// never pass.
+fn looks(settle: Duration, checks: &[CheckConfig]) -> Duration {
+    let longest = checks.iter().map(CheckConfig::longest).max().unwrap_or_default();
+    settle.saturating_add(PATIENCE).saturating_add(longest)
+}
+
 fn upgrade(
     script: &Script<'_>,
     directory: &Path,
@@ -295,15 +319,17 @@ fn upgrade(
 ) -> Result<Upgraded> {
     let silence = script.silence.duration() + PATIENCE;
     let forward = |percent: f32, text: &str| told(15.0 + percent * 0.6, text);
-    match running.stage(inside::UPGRADE, silence, &directory.join("stages.log"), script.stop, &forward)? {
+    let log = directory.join(LOG);
+    match running.stage(inside::UPGRADE, &script.watch(&log, silence), &forward)? {
         Said::Upgraded(upgraded) => Ok(upgraded),
         _ => Err(unexpected(inside::UPGRADE)),
     }
 }
 
 fn compare(script: &Script<'_>, directory: &Path, running: &Running) -> Result<HealthReport> {
-    let silence = script.settle.duration() * 2 + PATIENCE;
-    match running.stage(inside::COMPARE, silence, &directory.join("stages.log"), script.stop, &|_, _| {})? {
+    let silence = looks(script.settle.duration() * 2, &script.checks);
+    let log = directory.join(LOG);
+    match running.stage(inside::COMPARE, &script.watch(&log, silence), &|_, _| {})? {
         Said::Compared { report } => Ok(*report),
         _ => Err(unexpected(inside::COMPARE)),
     }
@@ -415,6 +441,7 @@ fn record(
         services_lost,
         prompts: upgraded.prompts,
         questions: upgraded.questions,
+        decided_by: None,
         unanswered: upgraded.unanswered,
         foretold: upgraded.compared,
         packages: upgraded.packages,
@@ -435,4 +462,26 @@ fn seconds(since: Instant) -> u64 {
 /// For whoever asks why; without it the answer is shorter, not wrong.
 fn keep_console(directory: &Path, names: &Names) {
     drop(std::fs::write(directory.join("console.log"), container::console(names)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::checks::CheckKind;
+
+    #[test]
+    fn a_check_that_never_passes_is_waited_for() {
+        let check = |retries| CheckConfig {
+            name: "api".into(),
+            required: true,
+            timeout: Span::seconds(10),
+            retries,
+            interval: Span::seconds(5),
+            kind: CheckKind::Tcp { address: "192.0.2.1:443".into() },
+        };
+        let (settle, own) = (Duration::from_secs(300), looks(Duration::from_secs(300), &[]));
+        assert_eq!(own, settle + PATIENCE);
+        // 61 tries of 10 s, 60 times 5 s between them; the others run meanwhile.
+        assert_eq!(looks(settle, &[check(0), check(60), check(3)]), own + Duration::from_secs(910));
+    }
 }

@@ -105,6 +105,9 @@ pub struct RehearsalRecord {
     /// What scripts of packages asked anew, and what they took for an answer; never a password.
     #[serde(default)]
     pub questions: Vec<Question>,
+    /// The rules and answers about configuration files that it was done with, as one number; none from before that was kept.
+    #[serde(default)]
+    pub decided_by: Option<String>,
     /// Configuration files with the rule "ask" that the clone kept because nobody had answered.
     #[serde(default)]
     pub unanswered: Vec<PathBuf>,

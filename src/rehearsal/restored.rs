@@ -39,7 +39,7 @@ pub struct Backup {
     pub scratch: PathBuf,
     /// Whether somebody chose that place.
     pub scratch_is_chosen: bool,
-    /// Bytes that the upgrade adds.
+    /// Bytes that must be there besides: what the upgrade adds, and what stays free.
     pub growth: u64,
 }
 
@@ -111,13 +111,12 @@ impl Backup {
         }
     }
 
-    /// What is rehearsed says something about this machine only while both have the same packages.
+    /// What is rehearsed says something about this machine only while both have the same packages. `admin` is the clone's `/var/lib/dpkg`.
     ///
     /// # Errors
     /// [`RehearsalError::Impossible`] when they have not.
-    pub fn has_the_packages_of(&self, machine: &str, root: &Path) -> Result<()> {
-        let restored = package_state(root)
-            .map_err(RehearsalError::exec("ask for the packages of the restored backup"))?;
+    pub fn has_the_packages_of(&self, machine: &str, admin: &Path) -> Result<()> {
+        let restored = package_state(admin).map_err(RehearsalError::Packages)?;
         if restored == machine {
             return Ok(());
         }
@@ -350,9 +349,9 @@ mod tests {
         std::fs::create_dir_all(&dpkg).unwrap();
         let status = "Package: one\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\n";
         std::fs::write(dpkg.join("status"), status).unwrap();
-        let same = package_state(root.path()).unwrap();
-        lab.backup().has_the_packages_of(&same, root.path()).unwrap();
-        let other = lab.backup().has_the_packages_of("another", root.path()).map(|()| String::new());
+        let same = package_state(&dpkg).unwrap();
+        lab.backup().has_the_packages_of(&same, &dpkg).unwrap();
+        let other = lab.backup().has_the_packages_of("another", &dpkg).map(|()| String::new());
         assert!(refusal(other).contains("since the backup was made"));
     }
 

@@ -48,18 +48,43 @@ impl Claim {
 /// Removes everything that rehearsals have left behind, but for a clone that was kept and still runs. Returns the ids of what was removed.
 ///
 /// # Errors
-/// When something cannot be removed; it is found again by the next call.
+/// When something cannot be removed: the first such error, after all the others have been tried. It is found again by the next call.
 pub fn sweep(rehearsals: &Path, _: &Claim) -> Result<Vec<String>> {
-    let mut swept = Vec::new();
-    for names in found(rehearsals)? {
-        if is_kept(rehearsals, &names)? {
-            continue;
+    let swept = each(found(rehearsals)?, |names| {
+        if is_kept(rehearsals, names)? {
+            return Ok(false);
         }
-        remove(rehearsals, &names)?;
-        swept.push(names.id().to_owned());
-    }
+        remove(rehearsals, names).map(|()| true)
+    });
     forget_old_logs(rehearsals)?;
-    Ok(swept)
+    swept
+}
+
+/// Removes the clones that were kept and run. Returns their ids.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn end_kept(rehearsals: &Path, _: &Claim) -> Result<Vec<String>> {
+    each(kept(rehearsals)?, |names| remove(rehearsals, names).map(|()| true))
+}
+
+/// One that cannot be removed keeps none of the others. Returns the ids of what is gone, or the first error at the end.
+fn each(
+    all: impl IntoIterator<Item = Names>,
+    mut remove: impl FnMut(&Names) -> Result<bool>,
+) -> Result<Vec<String>> {
+    let (mut swept, mut first) = (Vec::new(), None);
+    for names in all {
+        match remove(&names) {
+            Ok(true) => swept.push(names.id().to_owned()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(rehearsal = names.id(), why = %crate::error::chain(&error), "not all of it could be removed");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(swept), Err)
 }
 
 /// The clones that were kept and run.
@@ -216,6 +241,24 @@ fn listed(directory: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_cannot_be_removed_keeps_none_of_the_others() {
+        let names = |end: &str| Names::new(&format!("20261127T034800Z-{end}")).unwrap();
+        let all = ["0001", "0002", "0003", "0004"].map(names);
+        let mut tried = Vec::new();
+        let stuck = each(all.clone(), |one| {
+            tried.push(one.clone());
+            match one.id().ends_with(['2', '3']) {
+                true => Err(RehearsalError::Impossible(one.id().into())),
+                false => Ok(true),
+            }
+        });
+        assert_eq!(stuck.unwrap_err().to_string(), all[1].id(), "the first error");
+        assert_eq!(tried, all);
+        let swept = each(all.clone(), |one| Ok(*one != all[0])).unwrap();
+        assert_eq!(swept, all[1..].iter().map(|one| one.id().to_owned()).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_restored_backup_goes_only_from_where_it_was_put() {

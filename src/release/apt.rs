@@ -282,7 +282,7 @@ fn run_stage(
     let silence = settings.silence.duration().max(settings.lock_wait.duration() + Duration::from_secs(1));
     let input =
         answering.map(|_| Input::new()).transpose().map_err(|source| StageError::Input { stage, source })?;
-    let watch = Watch { log: settings.log, silence, stop: settings.stop, input: input.as_ref() };
+    let watch = Watch { log: settings.log, silence, stop: settings.stop, input: input.as_ref(), room: None };
     let log_failed = |source| StageError::Log { path: settings.log.to_owned(), source };
     let (mut log, start) = open_at_end(settings.log).map_err(log_failed)?;
     let began = Instant::now();

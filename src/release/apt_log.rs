@@ -51,6 +51,7 @@ pub fn reason(outcome: &StageOutcome) -> String {
             return format!("it was silent for {} s and was ended{after}", span.as_secs());
         }
         Ended::Stopped => return "it was ended because the run was told to stop".into(),
+        Ended::NoRoom(_) => return "it was ended because the disk was nearly full".into(),
         Ended::Signal(signal) if outcome.errors.is_empty() => {
             return format!("it was killed by signal {signal} from outside");
         }

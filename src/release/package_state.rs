@@ -1,15 +1,38 @@
 //! The state of the packages as one number: what was proven for one state says nothing about another.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::system::exec::{Exec, ExecError};
 
+/// Where dpkg keeps what it knows.
+pub const ADMIN: &str = "/var/lib/dpkg";
+
+/// The state of the packages could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageStateError {
+    /// dpkg itself takes a list that is not there for an empty one.
+    #[error("failed to find dpkg's list of packages {}", .path.display())]
+    Status {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// dpkg does not answer.
+    #[error(transparent)]
+    Dpkg(#[from] ExecError),
+}
+
 /// BLAKE3, in hexadecimal, of every package with its version and what is wanted of it (installed, held, removed), in the order of names.
+/// `admin` is [`ADMIN`], or that of another system.
 ///
 /// # Errors
-/// When dpkg does not answer.
-pub fn package_state(root: &Path) -> Result<String, ExecError> {
-    let admin = format!("--admindir={}", root.join("var/lib/dpkg").display());
+/// When there is no list of packages, or dpkg does not answer.
+pub fn package_state(admin: &Path) -> Result<String, PackageStateError> {
+    let path = admin.join("status");
+    std::fs::metadata(&path).map_err(|source| PackageStateError::Status { path, source })?;
+    let admin = format!("--admindir={}", admin.display());
     let listed = Exec::new("dpkg-query")?
         .args([admin.as_str(), "-W", "-f", "${binary:Package} ${Version} ${db:Status-Want}\\n"])
         .text()?;
@@ -33,5 +56,12 @@ mod tests {
         for other in ["a 1 install\nb 3 install\n", "a 1 install\nb 2 hold\n", "a 1 install\n"] {
             assert_ne!(digest(other), state, "{other}");
         }
+    }
+
+    #[test]
+    fn a_list_that_is_not_there_is_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = package_state(dir.path()).unwrap_err();
+        assert!(matches!(none, PackageStateError::Status { .. }), "{none:?}");
     }
 }

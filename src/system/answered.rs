@@ -139,7 +139,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let input = Input::new().unwrap();
-        let watch = Watch { log: &log, silence: Duration::from_secs(60), stop: None, input: Some(&input) };
+        let watch = Watch {
+            log: &log,
+            silence: Duration::from_secs(60),
+            stop: None,
+            input: Some(&input),
+            room: None,
+        };
         let begun = Instant::now();
         let words = |fd: i32| vec!["-c".into(), script.into(), "sh".into(), fd.to_string()];
         let ended = watched::run("sh", words, &[], &watch, &mut |bytes| heard(&input, bytes)).unwrap();

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod marked;
 pub mod mounts;
 pub mod own_run;
+pub mod room;
 pub mod sandbox;
 pub mod show;
 pub mod span;

@@ -17,10 +17,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 
 use crate::system::answered::{Input, PAUSE, Waits};
 use crate::system::exec::{CLEAN_PATH, ExecError, User, find_tool};
+use crate::system::room::Room;
 use crate::system::told_to_stop::ToldToStop;
 
 /// How long an ended program may take to give up by itself before it is killed: dpkg finishes writing its status file in that time.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Between two looks at the room that is left: a disk writes less than the last GiB in that time.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
 
 /// How a watched program came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub enum Ended {
     Silent(Duration),
     /// We were told to stop, and it was ended.
     Stopped,
+    /// There was less than [`Watch::room`] left in the place with this number, and it was ended.
+    NoRoom(usize),
 }
 
 impl Ended {
@@ -54,6 +60,8 @@ pub struct Watch<'w> {
     pub stop: Option<&'w ToldToStop>,
     /// What it reads instead of `/dev/null`.
     pub input: Option<&'w Input>,
+    /// Ends the program when less is left.
+    pub room: Option<&'w Room>,
 }
 
 /// A watched program that could not be started or watched.
@@ -169,6 +177,7 @@ fn write_header(mut log: &File, program: &Path, words: &[String]) -> io::Result<
 enum Cut {
     Silent,
     Stopped,
+    NoRoom(usize),
 }
 
 fn follow(
@@ -185,6 +194,7 @@ fn follow(
     let mut activity = Activity::start(log)?;
     let mut pipe_open = true;
     let mut waits = Waits::default();
+    let mut room = watch.room.map(RoomWatch::new);
     let cut = loop {
         let mut watched = vec![PollFd::new(&exit, PollFlags::IN)];
         if let Some(stop) = watch.stop {
@@ -196,6 +206,9 @@ fn follow(
         let mut left = watch.silence.saturating_sub(activity.quiet_for());
         if watch.input.is_some() {
             left = left.min(PAUSE);
+        }
+        if watch.room.is_some() {
+            left = left.min(ROOM_PAUSE);
         }
         let wait = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match poll(&mut watched, Some(&wait)) {
@@ -220,6 +233,9 @@ fn follow(
         if watch.stop.is_some_and(ToldToStop::is_told) {
             break Cut::Stopped;
         }
+        if let Some(place) = room.as_mut().map_or(Ok(None), RoomWatch::look)? {
+            break Cut::NoRoom(place);
+        }
         if let Some(input) = watch.input {
             waits.look(input, || session_members(pid).into_iter().chain([pid]).collect());
         }
@@ -231,7 +247,28 @@ fn follow(
     Ok(match cut {
         Cut::Silent => Ended::Silent(watch.silence),
         Cut::Stopped => Ended::Stopped,
+        Cut::NoRoom(place) => Ended::NoRoom(place),
     })
+}
+
+/// Looks at the room once in a while, however much is heard.
+struct RoomWatch<'r> {
+    room: &'r Room,
+    looked: Option<Instant>,
+}
+
+impl<'r> RoomWatch<'r> {
+    fn new(room: &'r Room) -> Self {
+        Self { room, looked: None }
+    }
+
+    fn look(&mut self) -> io::Result<Option<usize>> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < ROOM_PAUSE) {
+            return Ok(None);
+        }
+        self.looked = Some(Instant::now());
+        self.room.tight()
+    }
 }
 
 /// When something was last heard. The log is looked at only when the pipe was silent for the whole time.
@@ -363,6 +400,15 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, silence: Duration, stop: Option<&ToldToStop>) -> (Ended, String, String) {
+        sh_in(None, script, silence, stop)
+    }
+
+    fn sh_in(
+        room: Option<&Room>,
+        script: &str,
+        silence: Duration,
+        stop: Option<&ToldToStop>,
+    ) -> (Ended, String, String) {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let mut heard = Vec::new();
@@ -370,7 +416,7 @@ mod tests {
             "sh",
             |fd| vec!["-c".into(), script.into(), "sh".into(), fd.to_string()],
             &[("ONE", "1")],
-            &Watch { log: &log, silence, stop, input: None },
+            &Watch { log: &log, silence, stop, input: None, room },
             &mut |bytes| heard.extend_from_slice(bytes),
         )
         .unwrap();
@@ -426,6 +472,15 @@ mod tests {
         let stop = ToldToStop::new().unwrap();
         stop.tell();
         assert_eq!(sh("sleep 600", LONG, Some(&stop)).0, Ended::Stopped);
+    }
+
+    #[test]
+    fn too_little_room_ends_it() {
+        let busy = "while :; do echo $((n += 1)) >/dev/fd/$1; done";
+        let room = |least| Room::new(vec!["/".into(), "/tmp".into()], least);
+        assert_eq!(sh_in(Some(&room(u64::MAX)), busy, LONG, None).0, Ended::NoRoom(0));
+        let enough = room(1);
+        assert_eq!(sh_in(Some(&enough), "sleep 0.7; exit 3", LONG, None).0, Ended::Exit(3));
     }
 
     #[test]

@@ -47,6 +47,7 @@ action = "take"
 
 /// A question of debconf's that is answered beforehand.
 const RESTART: &str = "libraries/restart-without-asking";
+const ANSWERS: &str = "/etc/safe-upgrade/answers.toml";
 
 /// Sees from outside that the clone is there, and that nothing else is.
 const TESTS: &str = r#"
@@ -90,6 +91,13 @@ const MOUNTS: &str = "mkdir -p /srv/twice /srv/apart /home/apart /srv/shown /hom
     mount --bind /srv/www /srv/twice && mount --bind /home/apart /srv/apart && \
     mount --bind /home/shown /srv/shown && touch /home/apart/file /home/shown/file && \
     printf 'server { listen 80; root /srv/twice; }' >/etc/nginx/conf.d/outside.conf && systemctl reload nginx";
+
+/// The database gets a filesystem of its own, which only its user can enter, and of which the clone has nothing.
+const DATABASE_APART: &str = "systemctl stop mariadb && cp -a /var/lib/mysql /home/mysql && chmod 0750 /home/mysql && \
+    mount --bind /home/mysql /var/lib/mysql && systemctl start mariadb && site-check";
+
+const DATABASE_BACK: &str = "systemctl stop mariadb && umount /var/lib/mysql && rm -r /home/mysql && \
+    systemctl start mariadb && site-check";
 
 /// The lab's machines have no curl.
 const FETCH: &str = r#"exec 3<>/dev/tcp/$0/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3"#;
@@ -191,6 +199,11 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert_ne!(machine.sh("ls /var/lib/apt/lists | grep -c -e _Translation-en -e _Sources").unwrap(), "0\n");
     machine.sh(&format!("printf '{OURS}' | tee -a {NGINX} >>{MARIADB}")).unwrap();
     machine.sh(MOUNTS).unwrap();
+    machine.sh(DATABASE_APART).unwrap();
+    let answered = format!(
+        "version = 1\n\n[[debconf]]\npackage = \"libc6\"\nquestion = \"{RESTART}\"\ntype = \"boolean\"\nvalue = \"true\"\n"
+    );
+    machine.write(ANSWERS, 0o600, answered.as_bytes()).unwrap();
     timer.lap("machine");
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
@@ -207,12 +220,16 @@ fn container_healthy_rehearsal_is_the_evidence_of_a_run() {
     assert!(volumes.contains("/srv/shown: the real one, read-only"), "{record:#}");
     let endless = "the test endless does not pass in the clone before the upgrade: it did not end within its limit of 2 s";
     assert!(record["noted"].to_string().contains(endless), "{record:#}");
+    assert!(volumes.contains("/var/lib/mysql: left out"), "{record:#}");
+    let noted = record["noted"].to_string();
+    assert!(noted.contains("not in the clone") && noted.contains("mariadb.service"), "{record:#}");
     assert!(record["limits"].to_string().contains("MemoryMax="), "{record:#}");
     assert_refused_to_scripts(&machine, &record);
     assert_shown(&machine, &record);
     assert_kept_and_ended(&machine, &record);
     assert_untouched(&machine);
     machine.sh("umount /srv/twice /srv/apart /srv/shown && rm -r /srv/twice /srv/apart /srv/shown /home/apart /home/shown").unwrap();
+    machine.sh(DATABASE_BACK).unwrap();
     review_the_answers(&machine, record["answers"].as_str().unwrap());
 
     let begun = machine.records().unwrap().len();
@@ -286,12 +303,9 @@ fn review_the_answers(machine: &lab::Machine, draft: &str) {
     eprintln!("lab: the draft of the answers:\n{text}");
     assert_eq!(text.matches("\nanswer = \"undecided\"\n").count(), 1, "{text}");
     assert!(text.contains(&format!("path = \"{NGINX}\"")), "{text}");
-    assert!(!text.contains(RESTART), "the question is not this test's own any more: {text}");
-    let decided = text.replace("answer = \"undecided\"", "answer = \"keep\"")
-        + &format!(
-            "\n[[debconf]]\npackage = \"libc6\"\nquestion = \"{RESTART}\"\ntype = \"boolean\"\nvalue = \"true\"\n"
-        );
-    machine.write("/etc/safe-upgrade/answers.toml", 0o600, decided.as_bytes()).unwrap();
+    assert_eq!(text.matches(RESTART).count(), 1, "{text}");
+    let decided = text.replace("answer = \"undecided\"", "answer = \"keep\"");
+    machine.write(ANSWERS, 0o600, decided.as_bytes()).unwrap();
 }
 
 /// Both files are what was decided about them, and nothing else was asked.
@@ -347,6 +361,7 @@ fn container_killed_rehearsal_leaves_nothing_after_a_sweep() {
     let machine = machine("rehearse-killed", "");
     machine.sh(NSPAWN).unwrap();
     POINTS.iter().for_each(|point| assert_leaves_nothing_when_killed(&machine, point));
+    assert_ends_for_want_of_room(&machine);
     // And what a boot finds, its unit removes.
     machine.start(&["safe-upgrade", "rehearse", "--to", "trixie"]).unwrap();
     let made = "for n in $(seq 600); do ls /run/netns/*rehearsal*test >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1";
@@ -381,6 +396,22 @@ fn assert_leaves_nothing_when_killed(machine: &lab::Machine, point: &str) {
     machine.sh("safe-upgrade rehearse --end").unwrap();
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING, "{point}, after {left}");
     assert!(machine.sh("ls /var/lib/safe-upgrade/rehearsal.json").is_err(), "{point}");
+}
+
+/// The clone is on the machine's own disk: when that fills up, whoever writes, the clone goes first.
+fn assert_ends_for_want_of_room(machine: &lab::Machine) {
+    let log = "/root/rehearse.log";
+    machine.write(log, 0o600, b"").unwrap();
+    let mut command =
+        machine.start(&["sh", "-c", &format!("exec safe-upgrade rehearse --to trixie >{log} 2>&1")]).unwrap();
+    machine.wait_for_text(log, 0, "booting the clone", PATIENCE).unwrap();
+    machine.fill_disk(900 << 20).unwrap();
+    let code = command.wait().unwrap();
+    machine.free_disk().unwrap();
+    let said = machine.sh(&format!("cat {log}")).unwrap();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("less than 1024 MiB were left on the filesystem of /, "), "{said}");
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
 }
 
 /// The unit that goes on after a reboot has this to itself, and says why when it could not do it.

@@ -36,6 +36,14 @@ const CHANGED: &str = "find / -xdev -newercm /root/mark ! -type d ! -path '/root
 /// The unit that removes what a power cut leaves is put there anew by each rehearsal.
 const UNIT_FILES: &str = "/etc/systemd/system/safe-upgrade-resume.service\n";
 
+/// A question that this machine has no answer to.
+const ANSWERS: &str = "version = 1\n\n[[debconf]]\npackage = \"libc6\"\n\
+    question = \"libraries/restart-without-asking\"\ntype = \"boolean\"\nvalue = \"true\"\n";
+
+/// What the clone took for its answer.
+const ANSWERED: &str = "grep -A 9 '^Name: libraries/restart-without-asking$' \
+    /var/lib/safe-upgrade/scratch/*/root/var/cache/debconf/config.dat | grep -m 1 ^Value:";
+
 /// Fetching, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -62,12 +70,17 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     assert!(refusal(&machine).contains("name \"/\" in backup.trees"));
     machine.write(CONFIG, 0o600, server().as_bytes()).unwrap();
     assert!(refusal(&machine).contains("no finished backup of /"));
+    machine.sh("mount -t tmpfs none /var/lib/dpkg").unwrap();
+    assert!(refusal(&machine).contains("/var/lib/dpkg is a filesystem of its own, and the clone would have"));
+    machine.sh("umount /var/lib/dpkg").unwrap();
     let made = machine.product(&["backup"]).unwrap();
     assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stdout));
     timer.lap("backup");
     it_is_killed_and_power_is_lost(&machine);
     timer.lap("killed and unplugged while it restores, and swept");
 
+    // The backup is older than the answers.
+    machine.write("/etc/safe-upgrade/answers.toml", 0o600, ANSWERS.as_bytes()).unwrap();
     machine.sh(&format!("{SECOND} && touch /root/mark")).unwrap();
     let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--keep", "--json"]).unwrap();
     timer.lap("rehearsal");
@@ -84,8 +97,16 @@ fn container_rehearsal_without_snapshots_is_of_the_restored_backup() {
     );
     assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
     assert_restored_beside_the_root(&machine, record);
+    assert_eq!(machine.sh(ANSWERED).unwrap(), "Value: true\n");
     assert_kept_and_ended(&machine, record);
     assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    // What asks for no snapshot works here.
+    let others = "safe-upgrade prune && safe-upgrade init --config /root/new.toml --store /srv/backup/store";
+    let said = machine.sh(others).unwrap();
+    assert!(
+        said.contains("No run has left anything behind.") && said.contains("/ is not on btrfs"),
+        "{said}"
+    );
     assert_eq!(release(&machine), "bookworm");
     assert_eq!(machine.sh("grep -rl trixie /etc/apt || true").unwrap(), "");
     assert_eq!(machine.sh(CHANGED).unwrap(), UNIT_FILES);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,15 @@ pub struct CheckConfig {
     pub interval: Span,
     /// What it looks at.
     pub kind: CheckKind,
+}
+
+impl CheckConfig {
+    /// How long all tries of a check that never passes take together, with the waiting between them.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let tries = self.timeout.duration().saturating_mul(self.retries.saturating_add(1));
+        tries.saturating_add(self.interval.duration().saturating_mul(self.retries))
+    }
 }
 
 /// What a check looks at.

@@ -149,7 +149,8 @@ fn watch(
     thread::scope(|scope| {
         let (inner, environment) = (&inner, &environment);
         scope.spawn(move || {
-            let watch = Watch { log: upgrader.output, silence: NEVER, stop: Some(inner), input: None };
+            let watch =
+                Watch { log: upgrader.output, silence: NEVER, stop: Some(inner), input: None, room: None };
             let ended = watched::run(upgrader.program, |_| arguments, environment, &watch, &mut |_| {});
             // Nobody listens any more only when the watch below failed, and then it has told us to stop.
             drop(sender.send(ended));

@@ -78,6 +78,9 @@ fn objection(seen: &Told<'_>) -> Option<String> {
             ));
         }
         Ended::Stopped => return Some(format!("it was told to stop in the phase \"{}\"", at(story))),
+        Ended::NoRoom(_) => {
+            return Some(format!("it was ended for want of room in the phase \"{}\"", at(story)));
+        }
         Ended::Signal(signal) => {
             return Some(format!("signal {signal} ended it in the phase \"{}\"", at(story)));
         }
