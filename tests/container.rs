@@ -15,6 +15,8 @@ mod lab;
 mod rehearsal;
 #[path = "container/restored.rs"]
 mod restored;
+#[path = "container/troubled.rs"]
+mod troubled;
 
 use std::time::Duration;
 
