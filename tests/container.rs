@@ -11,6 +11,8 @@ mod ground;
 #[path = "container/knows.rs"]
 mod knows;
 mod lab;
+#[path = "container/mysql.rs"]
+mod mysql;
 #[path = "container/rehearsal.rs"]
 mod rehearsal;
 #[path = "container/restored.rs"]

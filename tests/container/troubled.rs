@@ -3,7 +3,7 @@
 //! `check` names each of them, from the real thing and not from a tree that was made to look like one.
 
 use super::knows::{checked, program_that_needs};
-use super::lab::found::{Expected, assert_named};
+use super::lab::found::{Expected, assert_named, words};
 use super::lab::product::SERVER;
 use super::lab::{Machine, Timer, mirror::LOCAL_HOST, repo};
 use super::{lab, repo::Package};
@@ -33,7 +33,14 @@ echo 'EDITOR DEFAULT=vi' >/home/ann/.pam_environment
 mkdir -m 700 /home/ann/.ssh
 ssh-keygen -q -t dsa -N '' -f /home/ann/.ssh/id_dsa
 cat /home/ann/.ssh/id_dsa.pub >/home/ann/.ssh/authorized_keys
+printf 'Host old-switch\n  HostKeyAlgorithms +ssh-dss\n' >/home/ann/.ssh/config
 chown -R ann: /home/ann
+login() { ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+    -o PubkeyAcceptedAlgorithms=+ssh-dss -i /home/ann/.ssh/id_dsa ann@127.0.0.1 true; }
+! login
+echo 'PubkeyAcceptedAlgorithms +ssh-dss' >/etc/ssh/sshd_config.d/old.conf
+systemctl reload ssh
+login
 mkdir -p /root/.ssh
 mkfifo /root/.ssh/authorized_keys2
 echo 'vm.swappiness = 10' >>/etc/sysctl.conf
@@ -45,17 +52,17 @@ printf 'Package: haproxy\nPin: release n=bookworm\nPin-Priority: 1001\n' >/etc/a
 python3 -m venv --without-pip /opt/report/venv
 mkdir -p /usr/local/lib/python3.11/dist-packages
 echo 'answer = 42' >/usr/local/lib/python3.11/dist-packages/ours.py
-printf '\0' >/srv/secret.img && truncate -s 32M /srv/secret.img
+truncate -s 32M /srv/secret.img
 printf secret | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /srv/secret.img -
 cryptsetup isLuks /srv/secret.img
-echo 'secret /srv/secret.img /etc/keys/secret luks,nofail,noauto' >>/etc/crypttab
+printf '%s /srv/secret.img /etc/keys/secret luks,nofail%s\n' secret '' by-hand ,noauto >>/etc/crypttab
 echo 'APT::Install-Recommends "false";' >/etc/apt/apt.conf.d/90lean
 touch /var/lib/mysql/debian-99.9.flag
 "#;
 
 /// What happens to the mounts of a server, and to a library that PID 1 runs from.
 const ACCIDENTS: &str = r#"set -e
-mount --bind /opt /opt && mount -o remount,bind,ro /opt
+for point in /boot /opt; do mount --bind $point $point && mount -o remount,bind,ro $point; done
 mountpoint -q /tmp || mount -t tmpfs tmpfs /tmp
 mount -o remount,noexec /tmp
 apt-get -qy install --reinstall libsystemd-shared
@@ -85,6 +92,8 @@ fn long_check_names_real_troubles() {
     let (_, report) = checked(&machine);
     timer.lap("check");
     assert_named(&report, &EXPECTED);
+    let read_only = words(&report, "mounted-read-only");
+    assert!(!read_only.contains("/opt"), "no package has files there: {read_only}");
 
     machine.sh(SMALL_VAR).unwrap();
     let (_, report) = checked(&machine);
@@ -134,18 +143,20 @@ fn by_hand(machine: &Machine) {
         .unwrap();
 }
 
-const EXPECTED: [Expected; 31] = [
+const EXPECTED: [Expected; 34] = [
     ("inhibitor", "rabbitmq-no-direct-upgrade", &["3.10", "4."]),
     ("inhibitor", "packages-unfinished", &["lab-broken"]),
-    ("inhibitor", "dpkg-audit", &["dpkg --configure"]),
+    ("inhibitor", "dpkg-audit", &["half configured", "lab-broken"]),
     ("inhibitor", "immutable-files", &["/usr/bin/nstat"]),
-    ("inhibitor", "cryptsetup-package-missing", &["/etc/crypttab: secret"]),
+    ("inhibitor", "cryptsetup-package-missing", &["/etc/crypttab: secret", "/etc/crypttab: by-hand"]),
     ("inhibitor", "mariadb-newer-on-disk", &["debian-99.9.flag"]),
-    ("inhibitor", "mounted-read-only", &["/opt"]),
+    ("inhibitor", "mounted-read-only", &["/boot"]),
+    ("inhibitor", "sshd-will-not-start", &["/etc/ssh/sshd_config.d/old.conf"]),
     ("warning", "dovecot-configuration", &["2.3", "2.4"]),
     ("warning", "openldap-major", &["2.5", "2.6"]),
     ("warning", "sysctl-conf", &["vm.swappiness = 10"]),
     ("warning", "pam-environment", &["/home/ann/.pam_environment"]),
+    ("warning", "ssh-will-not-connect", &["/home/ann/.ssh/config"]),
     ("warning", "ssh-dsa-keys", &["/home/ann/.ssh/authorized_keys: 1 DSA"]),
     ("warning", "python-environments", &["/opt/report/venv", "3.11"]),
     ("warning", "python-local-modules", &["/usr/local/lib/python3.11/dist-packages"]),
@@ -159,6 +170,7 @@ const EXPECTED: [Expected; 31] = [
     ("note", "home-files-not-seen", &["/root/.ssh/authorized_keys2"]),
     ("note", "tmp-noexec", &["/tmp"]),
     ("note", "redis-one-way", &["redis-server"]),
+    ("note", "haproxy-major", &["2.6", "3.0"]),
     ("note", "nginx-major", &["nginx"]),
     ("note", "bind9-major", &["bind9"]),
     ("note", "postfix-major", &["postfix"]),
