@@ -10,7 +10,7 @@ use super::{lab, repo::Package};
 
 /// Programs of bookworm that trixie has in another version, which matters for each.
 const PACKAGES: &str = "rabbitmq-server dovecot-core slapd redis-server haproxy apache2 bind9 postfix openssh-server \
-    cryptsetup-bin cryptsetup python3 ruby";
+    cryptsetup-bin cryptsetup python3 ruby dkms";
 
 /// Its postinst fails when it is installed by hand, as people do it: no repository has it.
 const BROKEN: Package =
@@ -39,7 +39,7 @@ login() { ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownH
     -o PubkeyAcceptedAlgorithms=+ssh-dss -i /home/ann/.ssh/id_dsa ann@127.0.0.1 true; }
 ! login
 echo 'PubkeyAcceptedAlgorithms +ssh-dss' >/etc/ssh/sshd_config.d/old.conf
-systemctl reload ssh
+systemctl restart ssh
 login
 mkdir -p /root/.ssh
 mkfifo /root/.ssh/authorized_keys2
@@ -56,6 +56,11 @@ truncate -s 32M /srv/secret.img
 printf secret | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /srv/secret.img -
 cryptsetup isLuks /srv/secret.img
 printf '%s /srv/secret.img /etc/keys/secret luks,nofail%s\n' secret '' by-hand ,noauto >>/etc/crypttab
+mkdir -p /usr/src/lab-module-1.0
+echo 'int nothing;' >/usr/src/lab-module-1.0/lab-module.c
+printf 'PACKAGE_NAME=lab-module\nPACKAGE_VERSION=1.0\nBUILT_MODULE_NAME[0]=lab-module\nDEST_MODULE_LOCATION[0]=/extra\n' \
+    >/usr/src/lab-module-1.0/dkms.conf
+dkms add lab-module/1.0
 echo 'APT::Install-Recommends "false";' >/etc/apt/apt.conf.d/90lean
 touch /var/lib/mysql/debian-99.9.flag
 "#;
@@ -143,7 +148,7 @@ fn by_hand(machine: &Machine) {
         .unwrap();
 }
 
-const EXPECTED: [Expected; 34] = [
+const EXPECTED: [Expected; 35] = [
     ("inhibitor", "rabbitmq-no-direct-upgrade", &["3.10", "4."]),
     ("inhibitor", "packages-unfinished", &["lab-broken"]),
     ("inhibitor", "dpkg-audit", &["half configured", "lab-broken"]),
@@ -161,6 +166,7 @@ const EXPECTED: [Expected; 34] = [
     ("warning", "python-environments", &["/opt/report/venv", "3.11"]),
     ("warning", "python-local-modules", &["/usr/local/lib/python3.11/dist-packages"]),
     ("warning", "package-tool-running", &["lock-frontend is held by dpkg", "dpkg -i /root/lab-endless"]),
+    ("warning", "dkms-modules", &["lab-module 1.0", "headers"]),
     ("warning", "reboot-pending", &["libsystemd-shared"]),
     ("warning", "packages-local", &["lab-broken"]),
     ("warning", "apt-pins", &["/etc/apt/preferences.d/haproxy", "haproxy"]),

@@ -13,20 +13,21 @@ use super::{Layout, Options, Vm};
 use crate::lab::found::{Expected, assert_named, pairs};
 use crate::lab::{Result, Timer};
 
-/// Packages are installed, and a whole release's lists are read, under emulation.
+/// Packages are installed under emulation.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the troubles are made of, from bookworm.
-const PACKAGES: &str = "cryptsetup dkms ifupdown systemd-timesyncd efibootmgr";
+const PACKAGES: &str = "cryptsetup ifupdown systemd-timesyncd efibootmgr";
 
 /// What a new machine is told of all the same: it has two cards, and most of it is in no repository that it asks.
 const NEW: [&str; 2] = ["interface-names-by-kernel", "packages-local"];
 
-/// All of it is there after the next boot only.
+/// All of it is there after the next boot only. The packages of the boot loader go, and GRUB's own trigger writes one that the
+/// firmware denies; the signed one in the place for removable disks still starts.
 const YEARS: &str = r#"set -e
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 apt-get -qy --allow-remove-essential remove grub-efi-amd64 grub-efi-amd64-signed shim-signed
-printf 'GRUB_DEFAULT="1>0"\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX systemd.unified_cgroup_hierarchy=0"\n' \
+printf 'GRUB_DEFAULT=saved\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX systemd.unified_cgroup_hierarchy=0"\n' \
     >/etc/default/grub.d/90-years.cfg
 update-grub
 
@@ -36,28 +37,22 @@ truncate -s 32M /srv/secret.img
 cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /srv/secret.img /etc/keys/secret
 echo 'secret /srv/secret.img /etc/keys/secret luks,nofail' >>/etc/crypttab
 
-mkdir -p /usr/src/lab-module-1.0
-echo 'int nothing;' >/usr/src/lab-module-1.0/lab-module.c
-printf 'PACKAGE_NAME=lab-module\nPACKAGE_VERSION=1.0\nBUILT_MODULE_NAME[0]=lab-module\nDEST_MODULE_LOCATION[0]=/extra\n' \
-    >/usr/src/lab-module-1.0/dkms.conf
-dkms add lab-module/1.0
-
 printf 'auto eth7\niface eth7 inet manual\n' >/etc/network/interfaces.d/old-card
 # Nobody answers there.
 mkdir -p /etc/systemd/timesyncd.conf.d
 printf '[Time]\nNTP=192.0.2.1\nFallbackNTP=\n' >/etc/systemd/timesyncd.conf.d/lab.conf
+sed -i 's,/boot/efi vfat ,/boot/efi vfat ro\,,' /etc/fstab
+fallocate -l 500M /tmp/dump
+sync
+"#;
 
-# A second disk, whose copy of the boot loader the firmware starts next time.
+/// A second disk, which the firmware starts too.
+const SECOND_DISK: &str = r#"set -e
 mkdir -p /mnt/second
 mount /dev/vdc1 /mnt/second
 cp -r /boot/efi/EFI /mnt/second/
 umount /mnt/second
 efibootmgr -q --create --disk /dev/vdc --part 1 --label second --loader '\EFI\debian\shimx64.efi'
-second=$(efibootmgr | sed -n 's/^Boot\(....\)\* second.*/\1/p')
-efibootmgr -q --bootnext "$second"
-sed -i 's,/boot/efi vfat ,/boot/efi vfat ro\,,' /etc/fstab
-fallocate -l 500M /tmp/dump
-sync
 "#;
 
 /// What happens to a machine that runs.
@@ -102,20 +97,20 @@ pub fn check_names_what_is_wrong() -> Result<()> {
     long(&vm, &format!("apt-get -qy install {PACKAGES}"))?;
     long(&vm, YEARS)?;
     timer.lap("years");
-    vm.reboot()?;
+    let next = vm.boots() + 1;
+    vm.begin("systemctl reboot")?;
+    vm.wait_boot(next, 3 * BOOT_LIMIT)?;
     // A card that is not there fails its service.
     vm.run("systemctl is-system-running --wait")?;
-    vm.sh("test -b /dev/mapper/secret && ip link show eth1")?;
+    vm.sh("test -b /dev/mapper/secret && ip link show eth1 && mountpoint /sys/fs/cgroup/systemd")?;
+    vm.sh(SECOND_DISK)?;
+    scenario::offer(&vm, &small)?;
     timer.lap("boot");
     let report = checked(&vm)?;
-    timer.lap("check against all of trixie");
+    timer.lap("check after the years");
     assert_named(&report, &EXPECTED_AFTER_YEARS);
 
-    vm.reboot()?;
-    vm.run("systemctl is-system-running --wait")?;
-    scenario::offer(&vm, &small)?;
     long(&vm, ACCIDENTS)?;
-    timer.lap("another boot, accidents");
     let report = checked(&vm)?;
     assert_named(&report, &EXPECTED_AFTER_ACCIDENTS);
     vm.sh(CLOCK)?;
@@ -145,23 +140,21 @@ fn checked(vm: &Vm) -> Result<Value> {
 const EXPECTED_NEW: [Expected; 2] =
     [("note", "grub-removable-path", &["EFI/BOOT"]), ("note", "clock-not-kept", &["NTP=no"])];
 
-const EXPECTED_AFTER_YEARS: [Expected; 12] = [
+const EXPECTED_AFTER_YEARS: [Expected; 11] = [
     ("inhibitor", "cgroup-v1", &["systemd.unified_cgroup_hierarchy=0"]),
     ("inhibitor", "esp-read-only", &["/boot/efi"]),
     ("inhibitor", "cryptsetup-package-missing", &["/etc/crypttab: secret"]),
-    ("warning", "esp-not-the-started-one", &["(second)", "partition /dev/vda1", "partition /dev/vdc1"]),
+    ("warning", "esp-second", &["(second)", "partition /dev/vdc1"]),
     ("warning", "grub-metapackage-missing", &["grub-efi-amd64"]),
     ("warning", "secure-boot-unsigned", &["shim-signed"]),
-    ("warning", "grub-default-entry", &["90-years.cfg", "1>0"]),
-    ("warning", "dkms-modules", &["lab-module 1.0", "headers"]),
+    ("warning", "grub-default-entry", &["90-years.cfg", "saved"]),
     ("warning", "interface-not-there", &["/etc/network/interfaces.d/old-card: eth7"]),
     ("warning", "interface-names-by-kernel", &["eth0", "eth1", "net.ifnames=0"]),
     ("warning", "clock-not-synchronised", &["NTPSynchronized=no"]),
     ("note", "tmp-becomes-tmpfs", &["/tmp holds at least 500 MiB"]),
 ];
 
-const EXPECTED_AFTER_ACCIDENTS: [Expected; 4] = [
-    ("warning", "esp-second", &["(second)", "partition /dev/vdc1"]),
+const EXPECTED_AFTER_ACCIDENTS: [Expected; 3] = [
     ("warning", "memory-low", &["MiB available"]),
     ("warning", "reboot-pending", &["has no modules"]),
     ("note", "clock-not-kept", &["NTP=no"]),
