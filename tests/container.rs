@@ -11,10 +11,14 @@ mod ground;
 #[path = "container/knows.rs"]
 mod knows;
 mod lab;
+#[path = "container/mysql.rs"]
+mod mysql;
 #[path = "container/rehearsal.rs"]
 mod rehearsal;
 #[path = "container/restored.rs"]
 mod restored;
+#[path = "container/troubled.rs"]
+mod troubled;
 
 use std::time::Duration;
 

@@ -212,6 +212,11 @@ machine_tests! {
     vm_bios_ext4_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::BiosExt4, Options::default());
     vm_uefi_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, Options::default());
     vm_uefi_secure_boot_proves_its_boot_chain: |test| proves_its_boot_chain(test, Layout::Uefi, SECURE);
+    vm_uefi_check_names_what_is_wrong: |test| {
+        if !vm::skipped(test) {
+            vm::troubled::check_names_what_is_wrong().unwrap();
+        }
+    };
     vm_bios_ext4_rehearses: |test| rehearses(test, Layout::BiosExt4);
     vm_uefi_rehearses: |test| rehearses(test, Layout::Uefi);
     vm_uefi_sdboot_rehearses: |test| rehearses(test, Layout::SystemdBoot);
@@ -220,7 +225,7 @@ machine_tests! {
     vm_uefi_plain_upgrade: |test| plain_upgrade(test, Layout::Uefi);
 }
 
-const SECURE: Options = Options { secure_boot: true, watchdog: false };
+const SECURE: Options = Options { secure_boot: true, watchdog: false, spare: false };
 
 /// The dead network is noticed by nobody inside: only a confirmation that does not come turns the machine back.
 const CONFIRM: &str = "\n[commit]\nrule = \"confirm\"\nconfirm = \"60s\"\n";

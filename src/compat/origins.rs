@@ -192,10 +192,11 @@ pub fn local(
     policies: &BTreeMap<String, Policy>,
     distribution: Distribution,
 ) -> Vec<Local> {
-    // Ubuntu takes packages over from Debian; some keep their maintainer.
+    // Ubuntu takes packages over from Debian; some keep their maintainer. Many teams of Debian's have a list at
+    // alioth-lists.debian.net: libssl1.1, which most upgraded servers keep for long, is one of theirs.
     let domains: &[&str] = match distribution {
-        Distribution::Debian => &["debian.org"],
-        Distribution::Ubuntu => &["ubuntu.com", "canonical.com", "debian.org"],
+        Distribution::Debian => &["debian.org", "debian.net"],
+        Distribution::Ubuntu => &["ubuntu.com", "canonical.com", "debian.org", "debian.net"],
     };
     let own = |maintainer: &str| {
         let address = maintainer.rsplit('<').next().unwrap_or_default().trim_end_matches('>');

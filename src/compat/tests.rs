@@ -248,6 +248,14 @@ fn whose_left_over_packages_they_are() {
     for maintainer in ["K <k@lists.ubuntu.com>", "U <u@ubuntu.com>", "C <c@canonical.com>"] {
         assert!(of(maintainer, Distribution::Ubuntu) && !of(maintainer, Distribution::Debian));
     }
+    // As libssl1.1 and nginx of bullseye, and libc6.
+    for maintainer in [
+        "Debian OpenSSL Team <pkg-openssl-devel@alioth-lists.debian.net>",
+        "GNU Libc Maintainers <debian-glibc@lists.debian.org>",
+    ] {
+        assert!(of(maintainer, Distribution::Debian) && of(maintainer, Distribution::Ubuntu));
+    }
+    assert!(!of("X <x@notdebian.net>", Distribution::Debian));
     assert!(!of("X <x@notubuntu.com>", Distribution::Ubuntu) && !of("", Distribution::Ubuntu));
 }
 

@@ -7,22 +7,42 @@ use super::reading::{self, InspectError};
 use crate::finding::Finding;
 use crate::system::show;
 
-/// The lines of crypttab(5) that name a disk.
+/// The disks of crypttab(5), by the names that they get.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Facts(Vec<String>);
+pub(super) struct Facts {
+    /// Opened at boot.
+    at_boot: Vec<String>,
+    /// Opened by hand: `noauto`.
+    by_hand: Vec<String>,
+}
 
 pub(super) fn facts(root: &Path) -> Result<Facts, InspectError> {
     let text = reading::text(root, "etc/crypttab")?.unwrap_or_default();
-    Ok(Facts(reading::settings(&text).map(str::to_owned).collect()))
+    let mut found = Facts::default();
+    for line in reading::settings(&text) {
+        // Only the name is kept: the other fields may tell where keys are.
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let by_hand =
+            fields.get(3).is_some_and(|options| options.split(',').any(|option| option == "noauto"));
+        let list = if by_hand { &mut found.by_hand } else { &mut found.at_boot };
+        list.extend(fields.first().map(|name| (*name).to_owned()));
+    }
+    Ok(found)
 }
 
 pub(super) fn findings(facts: &Facts, about: &Circumstances<'_>) -> Vec<Finding> {
     const PACKAGE: &str = "systemd-cryptsetup";
-    if facts.0.is_empty() || !about.reaches("trixie") {
+    if (facts.at_boot.is_empty() && facts.by_hand.is_empty()) || !about.reaches("trixie") {
         return Vec::new();
     }
     let finding = match about.will_be_installed.map(|installed| installed(PACKAGE)) {
         Some(true) => return Vec::new(),
+        Some(false) if facts.at_boot.is_empty() => Finding::note(
+            "cryptsetup-package-missing",
+            "encrypted disks are opened by hand, and the upgrade would not install systemd-cryptsetup, which does that in the new release \
+             for whoever mounts them (cryptsetup alone still opens them).",
+            "apt-get install systemd-cryptsetup, after the upgrade",
+        ),
         Some(false) => Finding::inhibitor(
             "cryptsetup-package-missing",
             "encrypted disks are opened at boot, and the upgrade would not install systemd-cryptsetup, which does that in the new \
@@ -36,10 +56,8 @@ pub(super) fn findings(facts: &Facts, about: &Circumstances<'_>) -> Vec<Finding>
             "look for systemd-cryptsetup in the list of new packages",
         ),
     };
-    // Only the name: the other fields may tell where keys are.
-    vec![finding.with_evidence(facts.0.iter().map(|line| {
-        format!("/etc/crypttab: {}", show::line(line.split_ascii_whitespace().next().unwrap_or_default()))
-    }))]
+    let names = facts.at_boot.iter().chain(&facts.by_hand);
+    vec![finding.with_evidence(names.map(|name| format!("/etc/crypttab: {}", show::line(name))))]
 }
 
 #[cfg(test)]
@@ -61,5 +79,12 @@ mod tests {
         assert_eq!(ids(&found), ["inhibitor cryptsetup-package-missing"]);
         assert_eq!(found[0].evidence, ["/etc/crypttab: vdb_crypt"]);
         assert_eq!(ids(&with(None)), ["note cryptsetup-package-missing"]);
+
+        let dir = tree(&[("etc/crypttab", "safe /srv/safe.img none luks,noauto,nofail\n")]);
+        let facts = super::facts(dir.path()).unwrap();
+        let found = about_trixie(|about| {
+            findings(&facts, &Circumstances { will_be_installed: Some(&|_| false), ..about })
+        });
+        assert_eq!(ids(&found), ["note cryptsetup-package-missing"], "no boot waits for it");
     }
 }

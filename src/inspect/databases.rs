@@ -76,7 +76,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
                 "MySQL was not asked how its accounts log in: without a password it does not answer, and none is guessed.",
                 format!("as an administrator of MySQL: {QUERY}"),
             )
-            .with_evidence([show::line(why)]),
+            .with_evidence(why.lines().map(show::line)),
         ],
     }
 }

@@ -105,7 +105,8 @@ fn of_packages(root: &Path, about: &Circumstances<'_>, installed: &Packages, fou
         "whether encrypted disks will be opened",
         crypt::facts(root).map(|facts| crypt::findings(&facts, about)),
     );
-    if about.reaches("trixie") {
+    // Both have an OpenSSH of 10.0 or later.
+    if about.reaches("trixie") || about.reaches("resolute") {
         found.part(
             "the state of the ssh server",
             ssh::facts(root, installed).map(|facts| ssh::findings(&facts)),

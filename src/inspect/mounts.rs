@@ -8,31 +8,59 @@ use crate::system::mounts::Mount;
 use crate::system::show;
 
 /// Where packages put files.
-const WRITTEN: [&str; 8] = ["/", "/usr", "/boot", "/etc", "/var", "/var/lib", "/var/cache", "/opt"];
+const WRITTEN: [&str; 7] = ["/", "/usr", "/boot", "/etc", "/var", "/var/lib", "/var/cache"];
+/// Where packages of third parties may have put some; nobody else's do.
+const OPT: &str = "/opt";
 /// Where dpkg's scripts lie.
 const SCRIPTS: [&str; 4] = ["/", "/var", "/var/lib", "/var/lib/dpkg"];
 
-/// The mounts, the visible one of several on one point only.
+/// What was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Facts(Vec<Mount>);
+pub(super) struct Facts {
+    /// The mounts, the visible one of several on one point only.
+    mounts: Vec<Mount>,
+    /// A package has files in `/opt`; not looked at while that can be written.
+    opt_of_packages: bool,
+}
 
 pub(super) fn facts(root: &Path) -> Result<Facts, InspectError> {
     let all = reading::mounted(root)?;
     let visible = |index: &usize| !all[index + 1..].iter().any(|later| later.point == all[*index].point);
-    Ok(Facts((0..all.len()).filter(visible).map(|index| all[index].clone()).collect()))
+    let mounts: Vec<Mount> = (0..all.len()).filter(visible).map(|index| all[index].clone()).collect();
+    let closed = mounts.iter().any(|mount| mount.point == Path::new(OPT) && mount.read_only());
+    Ok(Facts { opt_of_packages: closed && packages_have_files_in_opt(root)?, mounts })
+}
+
+fn packages_have_files_in_opt(root: &Path) -> Result<bool, InspectError> {
+    let info = "var/lib/dpkg/info";
+    for name in reading::names(root, info)?.iter().filter(|name| name.ends_with(".list")) {
+        let text = reading::text(root, &format!("{info}/{name}"))?.unwrap_or_default();
+        if text.lines().any(|line| line.starts_with("/opt/")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub(super) fn findings(facts: &Facts, distribution: &str) -> Vec<Finding> {
     let at = |points: &[&str]| -> Vec<&Mount> {
-        facts.0.iter().filter(|mount| points.iter().any(|point| mount.point == Path::new(point))).collect()
+        facts
+            .mounts
+            .iter()
+            .filter(|mount| points.iter().any(|point| mount.point == Path::new(point)))
+            .collect()
     };
     let line = |mount: &&Mount, option: &str| {
         format!("{} ({}) is mounted {option}", show::path(&mount.point), show::line(&mount.fs_type))
     };
     let with = |mount: &&Mount, option: &str| mount.options.iter().any(|have| have == option);
     let mut found = Vec::new();
-    let read_only: Vec<String> =
-        at(&WRITTEN).iter().filter(|mount| mount.read_only()).map(|mount| line(mount, "ro")).collect();
+    let opt: &[&str] = if facts.opt_of_packages { &[OPT] } else { &[] };
+    let read_only: Vec<String> = at(&[&WRITTEN, opt].concat())
+        .iter()
+        .filter(|mount| mount.read_only())
+        .map(|mount| line(mount, "ro"))
+        .collect();
     if !read_only.is_empty() {
         let what = "packages put files where nothing can be written now.";
         let remedy = "mount -o remount,rw the mount; when a disk error made it read-only, mend that first";
@@ -78,6 +106,17 @@ mod tests {
     fn of(table: &str, distribution: &str) -> Vec<String> {
         let dir = tree(&[("proc/self/mountinfo", table)]);
         ids(&findings(&facts(dir.path()).unwrap(), distribution))
+    }
+
+    #[test]
+    fn a_closed_opt_matters_to_those_who_have_files_there() {
+        let table = ("proc/self/mountinfo", "3 1 0:44 / /opt ro - nfs server:/opt ro\n");
+        let of = |list: &str| {
+            let dir = tree(&[table, ("var/lib/dpkg/info/x.list", list)]);
+            ids(&findings(&facts(dir.path()).unwrap(), "debian"))
+        };
+        assert!(of("/.\n/opt\n/usr/share/opt/x\n").is_empty());
+        assert_eq!(of("/.\n/opt\n/opt/x\n/opt/x/bin\n"), ["inhibitor mounted-read-only"]);
     }
 
     #[test]

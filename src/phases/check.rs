@@ -18,6 +18,7 @@ use crate::release::completion::{self, CompletionFacts};
 use crate::release::hop::Hop;
 use crate::snapshot::names::RunNames;
 use crate::snapshot::{self, layout};
+use crate::system::show;
 
 /// What was found, and on which day.
 #[derive(Debug, Clone)]
@@ -144,39 +145,41 @@ fn of_promise(promise: &Promise, verdict: &Verdict, least: GuaranteeLevel) -> Ve
 
 /// A machine whose packages are half installed is mended first: nobody could tell afterwards what the upgrade broke.
 fn of_packages(facts: &CompletionFacts) -> Vec<Finding> {
+    const AUDIT_LINES: usize = 20;
     let mut findings = Vec::new();
-    let mut add = |id: &str, severity, what: String, remedy: &str| {
-        findings.push(Finding::new(id, severity, what, remedy));
+    let mut add = |id: &str, severity, what: String, evidence: Vec<String>, remedy: &str| {
+        findings.push(Finding::new(id, severity, what, remedy).with_evidence(evidence));
     };
     let stop = Severity::Inhibitor;
-    if let Some(first) = facts.audit.lines().next() {
+    if !facts.audit.is_empty() {
+        // Whole sentences are wrapped, and the packages come after them.
+        let lines = facts.audit.lines().map(|line| show::line(line.trim_end()));
         add(
             "dpkg-audit",
             stop,
-            format!("dpkg --audit complains: {first}"),
+            "dpkg --audit complains about the state of packages.".into(),
+            lines.filter(|line| !line.is_empty()).take(AUDIT_LINES).collect(),
             "dpkg --configure -a, then apt-get install -f",
         );
     }
     if let Some(complaint) = &facts.check {
-        add("apt-check", stop, format!("apt-get check complains: {complaint}"), "apt-get install -f");
+        let what = format!("apt-get check complains: {complaint}");
+        add("apt-check", stop, what, Vec::new(), "apt-get install -f");
     }
     if !facts.unfinished.is_empty() {
         let what = format!("not fully installed: {}.", facts.unfinished.join(" "));
-        add("packages-unfinished", stop, what, "dpkg --configure -a, then apt-get install -f");
+        add("packages-unfinished", stop, what, Vec::new(), "dpkg --configure -a, then apt-get install -f");
     }
     if !facts.pending.is_empty() {
         let what =
             format!("{} packages are not at their newest version of this release.", facts.pending.len());
-        add("updates-pending", Severity::Warning, what, "apt-get update && apt-get upgrade");
+        let names = vec![facts.pending.join(" ")];
+        add("updates-pending", Severity::Warning, what, names, "apt-get update && apt-get upgrade");
     }
     if !facts.held.is_empty() {
         let what = format!("held packages stay as they are: {}.", facts.held.join(" "));
-        add(
-            "packages-held",
-            Severity::Warning,
-            what,
-            "apt-mark unhold PACKAGE, if the hold is not wanted any more",
-        );
+        let remedy = "apt-mark unhold PACKAGE, if the hold is not wanted any more";
+        add("packages-held", Severity::Warning, what, Vec::new(), remedy);
     }
     findings
 }
@@ -195,4 +198,45 @@ fn of_checks(config: &Config) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dpkg_says_is_told_with_the_packages() {
+        // As dpkg 1.21.22 of bookworm says it while another dpkg works.
+        let audit = "Another process has locked the database for writing, and might currently be\n\
+            modifying it, some of the following problems might just be due to that.\n\n\
+            The following packages are only half configured, probably due to problems\n\
+            configuring them the first time.  The configuration should be retried using\n\
+            dpkg --configure <package> or the configure menu option in dselect:\n \
+            lab-broken           a package of the lab\n";
+        let facts = CompletionFacts { audit: audit.into(), pending: vec!["ucf".into()], ..plain() };
+        let found = of_packages(&facts);
+        let ids: Vec<_> = found.iter().map(|one| (one.id.as_str(), one.severity)).collect();
+        assert_eq!(ids, [("dpkg-audit", Severity::Inhibitor), ("updates-pending", Severity::Warning)]);
+        assert!(found[0].evidence.iter().any(|line| line.contains("lab-broken")), "{found:?}");
+        assert_eq!(found[1].evidence, ["ucf"]);
+        assert!(of_packages(&plain()).is_empty());
+    }
+
+    fn plain() -> CompletionFacts {
+        CompletionFacts {
+            os_release: crate::system::identity::OsRelease {
+                id: "debian".into(),
+                version_id: "12".into(),
+                codename: "bookworm".into(),
+            },
+            audit: String::new(),
+            check: None,
+            unfinished: Vec::new(),
+            pending: Vec::new(),
+            kept_back: Vec::new(),
+            held: Vec::new(),
+            kernel_metapackages: Vec::new(),
+            kernels: Vec::new(),
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::lab::found::{self, words};
 use super::lab::product::{Difference, differences};
 use super::lab::{Machine, repo};
 use super::{WRITTEN_BY_ANY_BOOT, is_below, lab, machine, repo::Package};
@@ -53,7 +54,7 @@ pub(super) fn loaded(name: &str, config: &str) -> Machine {
 }
 
 /// An ELF program with this library in its list of needed ones.
-fn program_that_needs(soname: &str) -> tempfile::TempDir {
+pub(super) fn program_that_needs(soname: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     std::fs::write(at("library.c"), "int answer(void) { return 42; }\n").unwrap();
@@ -74,17 +75,7 @@ pub(super) fn checked(machine: &Machine) -> (Vec<(String, String)>, Value) {
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
     let refused = report["refused"].as_bool().unwrap();
     assert_eq!(output.status.code(), Some(if refused { 3 } else { 0 }), "{report:#}");
-    let text = |finding: &Value, field: &str| finding["finding"][field].as_str().unwrap().to_owned();
-    let found = report["findings"].as_array().unwrap();
-    let pairs = found.iter().map(|one| (text(one, "severity"), text(one, "id"))).collect();
-    (pairs, report)
-}
-
-/// All that a finding says, to search in.
-fn words(report: &Value, id: &str) -> String {
-    let found = report["findings"].as_array().unwrap();
-    let of_id = found.iter().filter(|one| one["finding"]["id"] == id);
-    of_id.map(|one| one["finding"].to_string()).collect::<Vec<_>>().join("\n")
+    (found::pairs(&report), report)
 }
 
 #[test]

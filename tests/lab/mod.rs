@@ -13,6 +13,7 @@
 //! | `power` | boots it again whenever it asks for it |
 //! | `watch` | waits for lines and records that appear on its disk |
 //! | `product` | the product inside a machine: installing it, running it, how a run ended |
+//! | `found` | what `check --json` has found |
 //! | `payload` | one start of `systemd-nspawn` |
 //!
 //! What it models and what it does not: `docs/testing.md`.
@@ -21,6 +22,7 @@
 #![allow(unreachable_pub, reason = "the lab is a module of several test crates, a library of none")]
 
 pub mod disk;
+pub mod found;
 pub mod image;
 pub mod machine;
 pub mod mirror;

@@ -40,6 +40,8 @@ pub struct Options {
     pub secure_boot: bool,
     /// An i6300esb watchdog that resets the machine.
     pub watchdog: bool,
+    /// A second network card, and a small disk with an EFI system partition, empty.
+    pub spare: bool,
 }
 
 /// A machine with disks, power and a mirror. Dropping it removes every trace of it.
@@ -66,6 +68,9 @@ impl Vm {
         image::overlay(&golden, &run.path().join("disk.qcow2"))?;
         fs::create_dir_all(run.path().join("repo"))?;
         make_backup_disk(run.path())?;
+        if options.spare {
+            make_spare_disk(run.path())?;
+        }
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let port = listener.local_addr()?.port();
         let https_hosts = Sources::of_this_machine()?.https_hosts();
@@ -316,6 +321,17 @@ fn make_backup_disk(run: &Path) -> Result<()> {
     let (tree, image) = (tree.to_string_lossy(), image.to_string_lossy());
     let options = ["-q", "-F", "-L", BACKUP_LABEL, "-E", "root_owner=0:0", "-d"];
     tool("mkfs.ext4", &[&options[..], &[&tree, &image]].concat()).map(drop)
+}
+
+/// The third disk: nothing but an EFI system partition.
+fn make_spare_disk(run: &Path) -> Result<()> {
+    // FAT12 or FAT16 as firmware reads it, from the second MiB of the disk on.
+    const SIZE: u64 = 64 << 20;
+    let image = run.join("spare.img");
+    File::create_new(&image)?.set_len(SIZE)?;
+    let image = image.to_string_lossy();
+    tool("sgdisk", &["-o", "-n1:2048:0", "-t1:ef00", &image])?;
+    tool("mkfs.vfat", &["--offset", "2048", &image, "63000"]).map(drop)
 }
 
 /// Each boot sends the journal again from its first line: what a line says last under its number counts.

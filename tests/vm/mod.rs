@@ -10,6 +10,7 @@
 //! | `agent` | commands inside |
 //! | `machine` | the machine: boots, records, console, the plug |
 //! | `scenario` | what a test does to a machine with the product, and how it must end |
+//! | `troubled` | a machine with everything wrong that `check` should name |
 //! | `results` | what is kept of each scenario, and the table for docs/guarantees.md |
 //!
 //! What it models and what it does not: `docs/testing.md`.
@@ -25,6 +26,7 @@ pub mod packages;
 pub mod qemu;
 pub mod results;
 pub mod scenario;
+pub mod troubled;
 pub mod wire;
 
 use std::path::Path;

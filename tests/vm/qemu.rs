@@ -74,6 +74,12 @@ impl Hardware<'_> {
         add("-device", "virtio-blk-pci,drive=backup".into());
         add("-netdev", "user,id=net".into());
         add("-device", "virtio-net-pci,netdev=net,romfile=".into());
+        if self.options.spare {
+            add("-drive", drive("spare", &at("spare.img"), "raw"));
+            add("-device", "virtio-blk-pci,drive=spare,bootindex=1".into());
+            add("-netdev", "user,id=spare,restrict=on".into());
+            add("-device", "virtio-net-pci,netdev=spare,romfile=".into());
+        }
         add("-device", "virtio-rng-pci".into());
         add("-device", "virtio-serial-pci".into());
         if self.options.watchdog {
