@@ -99,6 +99,13 @@ const DATABASE_APART: &str = "systemctl stop mariadb && cp -a /var/lib/mysql /ho
 const DATABASE_BACK: &str = "systemctl stop mariadb && umount /var/lib/mysql && rm -r /home/mysql && \
     systemctl start mariadb && site-check";
 
+/// What was in /var goes to a subvolume on the top level, with mail that waits in it. The old one stays below it, as a decoy.
+const VAR_APART: &str = "dev=$(sed -n 's/.* - btrfs \\([^ ]*\\) .*/\\1/p' /proc/self/mountinfo | head -n 1) && \
+    systemctl stop mariadb nginx && mkdir -p /mnt/top /var/spool/nullmailer/queue && \
+    touch /var/spool/nullmailer/queue/waiting && mount -t btrfs -o subvolid=5 $dev /mnt/top && \
+    btrfs -q subvolume create /mnt/top/@var && cp -a --reflink=auto /var/. /mnt/top/@var/ && umount /mnt/top && \
+    mount -t btrfs -o subvol=/@var $dev /var && systemctl start mariadb nginx && site-check";
+
 /// The lab's machines have no curl.
 const FETCH: &str = r#"exec 3<>/dev/tcp/$0/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3"#;
 
@@ -381,6 +388,28 @@ fn long_rehearsal_killed_at_each_point_leaves_nothing_after_a_sweep() {
     let machine = machine("rehearse-killed", "");
     machine.sh(NSPAWN).unwrap();
     ALL_POINTS.iter().for_each(|point| assert_leaves_nothing_when_killed(&machine, point));
+}
+
+#[test]
+#[ignore = "three minutes: make test-long"]
+fn long_rehearsal_of_a_machine_whose_var_is_a_subvolume_of_its_own() {
+    if lab::skipped("long_rehearsal_of_a_machine_whose_var_is_a_subvolume_of_its_own") {
+        return;
+    }
+    let machine = lab::Machine::new("rehearse-var").unwrap();
+    machine.boot().unwrap();
+    machine.sh(NSPAWN).unwrap();
+    machine.sh(VAR_APART).unwrap();
+    machine.install_product(SERVER).unwrap();
+    let rehearsed = machine.product(&["rehearse", "--to", "trixie", "--json"]).unwrap();
+    let record = record(&rehearsed);
+    assert_eq!(rehearsed.status.code(), Some(0), "{record:#}");
+    assert!(record["volumes"].to_string().contains("/var: a clone"), "{record:#}");
+    assert!(record["held"].to_string().contains("/var/spool/nullmailer/queue: 1 entries"), "{record:#}");
+    assert!(record["packages"].as_u64().unwrap() > 100, "{record:#}");
+    assert_eq!(machine.sh("ls /var/spool/nullmailer/queue").unwrap(), "waiting\n");
+    assert_eq!(machine.sh(LEFT).unwrap(), NOTHING);
+    assert_untouched(&machine);
 }
 
 fn assert_leaves_nothing_when_killed(machine: &lab::Machine, point: &str) {
