@@ -19,9 +19,10 @@ const ACTIVE: u32 = 1;
 const HARD_DRIVE: (u8, u8) = (4, 1);
 const FILE: (u8, u8) = (4, 4);
 const END: u8 = 0x7f;
-/// Where a hard drive node has the partition's GUID, and what says that it is one.
-const SIGNATURE: std::ops::Range<usize> = 20..36;
-const SIGNATURE_TYPE: usize = 37;
+/// Where a hard drive node has the partition's GUID, and what says that it is one: behind the node's own header (4 bytes), the
+/// partition's number (4), start (8) and size (8); the table's kind (1) comes between.
+const SIGNATURE: std::ops::Range<usize> = 24..40;
+const SIGNATURE_TYPE: usize = 41;
 const IS_GUID: u8 = 2;
 
 /// The firmware's options that name a partition of a GPT.
@@ -126,8 +127,8 @@ pub(super) mod made_up {
             [&[kind, sub][..], &length, body].concat()
         };
         let mut drive = vec![0_u8; 38];
-        drive[16..32].copy_from_slice(&[3, 2, 1, first, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15]);
-        (drive[32], drive[33]) = (2, IS_GUID);
+        drive[20..36].copy_from_slice(&[3, 2, 1, first, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15]);
+        (drive[36], drive[37]) = (2, IS_GUID);
         let paths = [node(HARD_DRIVE, &drive), node(FILE, &units(program)), node((END, 0xff), &[])].concat();
         let length = u16::try_from(paths.len()).unwrap().to_le_bytes();
         [&[7, 0, 0, 0, u8::from(active), 0, 0, 0][..], &length, &units(description), &paths].concat()
