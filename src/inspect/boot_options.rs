@@ -169,6 +169,23 @@ mod tests {
         assert_eq!(found.order[1], debian);
     }
 
+    /// As OVMF and efibootmgr 17 made them: a whole disk by its place on the bus, and a program on a partition.
+    #[test]
+    fn options_of_real_firmware() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "BootCurrent", &[6, 0, 0, 0, 1, 0]);
+        put(dir.path(), "BootOrder", &[7, 0, 0, 0, 5, 0, 1, 0]);
+        put(dir.path(), "Boot0001", include_bytes!("../../tests/fixtures/boot/efi-Boot0001.bin"));
+        put(dir.path(), "Boot0005", include_bytes!("../../tests/fixtures/boot/efi-Boot0005.bin"));
+        let second = BootOption {
+            name: "Boot0005".into(),
+            description: "second".into(),
+            partition: "75415f2b-1c86-4abe-9988-d8e93e9b3864".into(),
+            program: "\\EFI\\debian\\shimx64.efi".into(),
+        };
+        assert_eq!(read(dir.path()).unwrap(), BootOptions { current: None, order: vec![second] });
+    }
+
     #[test]
     fn what_is_cut_off_is_no_option() {
         let whole = option(true, "debian", 1, "\\x.efi");
