@@ -19,9 +19,10 @@ const ACTIVE: u32 = 1;
 const HARD_DRIVE: (u8, u8) = (4, 1);
 const FILE: (u8, u8) = (4, 4);
 const END: u8 = 0x7f;
-/// Where a hard drive node has the partition's GUID, and what says that it is one.
-const SIGNATURE: std::ops::Range<usize> = 20..36;
-const SIGNATURE_TYPE: usize = 37;
+/// Where a hard drive node has the partition's GUID, and what says that it is one: behind the node's own header (4 bytes), the
+/// partition's number (4), start (8) and size (8); the table's kind (1) comes between.
+const SIGNATURE: std::ops::Range<usize> = 24..40;
+const SIGNATURE_TYPE: usize = 41;
 const IS_GUID: u8 = 2;
 
 /// The firmware's options that name a partition of a GPT.
@@ -126,8 +127,8 @@ pub(super) mod made_up {
             [&[kind, sub][..], &length, body].concat()
         };
         let mut drive = vec![0_u8; 38];
-        drive[16..32].copy_from_slice(&[3, 2, 1, first, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15]);
-        (drive[32], drive[33]) = (2, IS_GUID);
+        drive[20..36].copy_from_slice(&[3, 2, 1, first, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15]);
+        (drive[36], drive[37]) = (2, IS_GUID);
         let paths = [node(HARD_DRIVE, &drive), node(FILE, &units(program)), node((END, 0xff), &[])].concat();
         let length = u16::try_from(paths.len()).unwrap().to_le_bytes();
         [&[7, 0, 0, 0, u8::from(active), 0, 0, 0][..], &length, &units(description), &paths].concat()
@@ -166,6 +167,23 @@ mod tests {
         let names: Vec<&str> = found.order.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["Boot000A", "Boot0001"]);
         assert_eq!(found.order[1], debian);
+    }
+
+    /// As OVMF and efibootmgr 17 made them: a whole disk by its place on the bus, and a program on a partition.
+    #[test]
+    fn options_of_real_firmware() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "BootCurrent", &[6, 0, 0, 0, 1, 0]);
+        put(dir.path(), "BootOrder", &[7, 0, 0, 0, 5, 0, 1, 0]);
+        put(dir.path(), "Boot0001", include_bytes!("../../tests/fixtures/boot/efi-Boot0001.bin"));
+        put(dir.path(), "Boot0005", include_bytes!("../../tests/fixtures/boot/efi-Boot0005.bin"));
+        let second = BootOption {
+            name: "Boot0005".into(),
+            description: "second".into(),
+            partition: "75415f2b-1c86-4abe-9988-d8e93e9b3864".into(),
+            program: "\\EFI\\debian\\shimx64.efi".into(),
+        };
+        assert_eq!(read(dir.path()).unwrap(), BootOptions { current: None, order: vec![second] });
     }
 
     #[test]

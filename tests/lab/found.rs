@@ -12,6 +12,12 @@ pub fn words(report: &Value, id: &str) -> String {
 
 /// Panics with the whole report unless each of these was found, with its severity and its words.
 pub fn assert_named(report: &Value, expected: &[Expected]) {
+    let wrong = not_named(report, expected);
+    assert!(wrong.is_empty(), "not named:\n{}\n{report:#}", wrong.join("\n"));
+}
+
+/// What was not found of these, with what was said instead.
+pub fn not_named(report: &Value, expected: &[Expected]) -> Vec<String> {
     let wrong: Vec<String> = expected
         .iter()
         .filter(|(severity, id, named)| {
@@ -21,8 +27,9 @@ pub fn assert_named(report: &Value, expected: &[Expected]) {
         })
         .map(|(severity, id, named)| format!("{severity} {id} {named:?}: {}", words(report, id)))
         .collect();
-    assert!(wrong.is_empty(), "not named:\n{}\n{report:#}", wrong.join("\n"));
-    eprintln!("lab: {} findings, the {} expected ones among them", all(report).count(), expected.len());
+    let (all, there) = (all(report).count(), expected.len() - wrong.len());
+    eprintln!("lab: {all} findings, {there} of {} expected ones among them", expected.len());
+    wrong
 }
 
 /// Severity and id of each.

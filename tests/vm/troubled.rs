@@ -10,7 +10,7 @@ use super::machine::BOOT_LIMIT;
 use super::packages::{Extent, Fault};
 use super::scenario::{self, End, Scenario};
 use super::{Layout, Options, Vm};
-use crate::lab::found::{Expected, assert_named, pairs};
+use crate::lab::found::{Expected, not_named, pairs};
 use crate::lab::{Result, Timer};
 
 /// Packages are installed under emulation.
@@ -42,12 +42,12 @@ printf 'auto eth7\niface eth7 inet manual\n' >/etc/network/interfaces.d/old-card
 mkdir -p /etc/systemd/timesyncd.conf.d
 printf '[Time]\nNTP=192.0.2.1\nFallbackNTP=\n' >/etc/systemd/timesyncd.conf.d/lab.conf
 sed -i 's,/boot/efi vfat ,/boot/efi vfat ro\,,' /etc/fstab
-fallocate -l 500M /tmp/dump
 sync
 "#;
 
-/// A second disk, which the firmware starts too.
+/// A second disk, which the firmware starts too; and a large file, because bookworm empties `/tmp` at each boot.
 const SECOND_DISK: &str = r#"set -e
+fallocate -l 500M /tmp/dump
 mkdir -p /mnt/second
 mount /dev/vdc1 /mnt/second
 cp -r /boot/efi/EFI /mnt/second/
@@ -87,7 +87,7 @@ pub fn check_names_what_is_wrong() -> Result<()> {
     timer.lap("a new machine");
     let report = checked(&vm)?;
     timer.lap("check of a new machine");
-    assert_named(&report, &EXPECTED_NEW);
+    let mut wrong = not_named(&report, &EXPECTED_NEW);
     let found = pairs(&report);
     let loud: Vec<_> =
         found.iter().filter(|(severity, id)| severity != "note" && !NEW.contains(&id.as_str())).collect();
@@ -100,23 +100,27 @@ pub fn check_names_what_is_wrong() -> Result<()> {
     let next = vm.boots() + 1;
     vm.begin("systemctl reboot")?;
     vm.wait_boot(next, 3 * BOOT_LIMIT)?;
-    // A card that is not there fails its service.
+    // It may be degraded: a card is not there.
     vm.run("systemctl is-system-running --wait")?;
-    vm.sh("test -b /dev/mapper/secret && ip link show eth1 && mountpoint /sys/fs/cgroup/systemd")?;
+    // `nofail`: nothing of the boot waits for it.
+    vm.sh("systemctl start systemd-cryptsetup@secret && udevadm settle && test -b /dev/mapper/secret")?;
+    vm.sh("ip link show eth1 && mountpoint /sys/fs/cgroup/systemd")?;
     vm.sh(SECOND_DISK)?;
     scenario::offer(&vm, &small)?;
     timer.lap("boot");
     let report = checked(&vm)?;
     timer.lap("check after the years");
-    assert_named(&report, &EXPECTED_AFTER_YEARS);
+    wrong.extend(not_named(&report, &EXPECTED_AFTER_YEARS));
 
     long(&vm, ACCIDENTS)?;
     let report = checked(&vm)?;
-    assert_named(&report, &EXPECTED_AFTER_ACCIDENTS);
+    wrong.extend(not_named(&report, &EXPECTED_AFTER_ACCIDENTS));
     vm.sh(CLOCK)?;
     let report = checked(&vm)?;
     timer.lap("two checks");
-    assert_named(&report, &EXPECTED_OF_CLOCK);
+    wrong.extend(not_named(&report, &EXPECTED_OF_CLOCK));
+    // All of it is told at once: the machine takes half an hour to be asked again.
+    assert!(wrong.is_empty(), "not named:\n{}", wrong.join("\n"));
     Ok(())
 }
 
