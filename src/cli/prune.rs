@@ -1,6 +1,7 @@
 //! `prune`: deletes the way back of runs whose retention is over.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,8 +9,9 @@ use super::args::PruneArgs;
 use super::{SCHEMA, needs_root, open_journal, print_json, written};
 use crate::config;
 use crate::error::{Exit, Failure};
+use crate::journal::Journal;
 use crate::phases::prune::{self, Leftover};
-use crate::phases::{announce, rehearsal};
+use crate::phases::{announce, ground, rehearsal};
 use crate::places::StateDirectory;
 
 /// Deletes, or says what would be deleted.
@@ -19,28 +21,26 @@ use crate::places::StateDirectory;
 pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write) -> Result<Exit, Failure> {
     needs_root("prune")?;
     let (config, _) = config::load(&args.common.config)?;
-    let mut journal = open_journal(places)?;
-    if !journal.state().is_final() {
+    // Where no run is possible, rehearsals are, and leave something too.
+    let mut journal = ground::is_there(places)?.then(|| open_journal(places)).transpose()?;
+    if journal.as_ref().is_some_and(|journal| !journal.state().is_final()) {
         return Err(Failure::new(Exit::Refused, "a run is under way; nothing is deleted meanwhile"));
     }
-    if !args.dry_run {
-        rehearsal::sweep(places, false)
-            .map_err(|error| Failure::failed("failed to remove what a rehearsal has left behind", error))?;
-    }
     let keep = config.retention.keep;
-    let found = prune::leftovers(&journal, keep.duration())
-        .map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
-    let mut failures = Vec::new();
-    for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
-        if let Err(trouble) = prune::prune(places, &mut journal, leftover) {
-            failures.push(format!("{}: {trouble}", leftover.run));
-        }
-    }
     if !args.dry_run {
-        prune::packages(places, &journal, keep.duration())
-            .map_err(|error| Failure::failed("failed to look at the downloaded packages", error))?;
+        of_rehearsals(places, journal.as_ref(), keep.duration())?;
     }
-    announce::tell(places, journal.state(), journal.frames());
+    let found = journal.as_ref().map_or_else(|| Ok(Vec::new()), |it| prune::leftovers(it, keep.duration()));
+    let found = found.map_err(|error| Failure::failed("failed to find what runs have left behind", error))?;
+    let mut failures = Vec::new();
+    if let Some(journal) = &mut journal {
+        for leftover in found.iter().filter(|leftover| leftover.due && !args.dry_run) {
+            if let Err(trouble) = prune::prune(places, journal, leftover) {
+                failures.push(format!("{}: {trouble}", leftover.run));
+            }
+        }
+        announce::tell(places, journal.state(), journal.frames());
+    }
     if args.common.json {
         let runs: Vec<Value> = found.iter().map(|leftover| as_json(leftover, args.dry_run)).collect();
         print_json(
@@ -62,6 +62,17 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
         Exit::Failed,
         format!("failed to delete what some runs have left behind: {}", failures.join("; ")),
     ))
+}
+
+/// What rehearsals have left behind, and packages that nobody has needed for long. While one is at work its packages stay.
+fn of_rehearsals(places: &StateDirectory, journal: Option<&Journal>, keep: Duration) -> Result<(), Failure> {
+    let swept = rehearsal::sweep(places, false)
+        .map_err(|error| Failure::failed("failed to remove what a rehearsal has left behind", error))?;
+    if swept.is_none() {
+        return Ok(());
+    }
+    prune::packages(places, journal.map_or(&[], Journal::frames), keep)
+        .map_err(|error| Failure::failed("failed to look at the downloaded packages", error))
 }
 
 fn verdict(leftover: &Leftover, dry_run: bool) -> &'static str {

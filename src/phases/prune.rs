@@ -114,13 +114,13 @@ pub fn prune(places: &StateDirectory, journal: &mut Journal, leftover: &Leftover
 ///
 /// # Errors
 /// When their age cannot be found out.
-pub fn packages(places: &StateDirectory, journal: &Journal, keep: Duration) -> Result<()> {
+pub fn packages(places: &StateDirectory, frames: &[Frame], keep: Duration) -> Result<()> {
     let downloaded = match std::fs::metadata(packages::archives(places)).and_then(|found| found.modified()) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         downloaded => downloaded.map_err(trouble)?,
     };
     let age = std::time::SystemTime::now().duration_since(downloaded);
-    if is_quiet(journal.frames()) && age.is_ok_and(|age| age >= keep) {
+    if is_quiet(frames) && age.is_ok_and(|age| age >= keep) {
         packages::drop_archives(places);
     }
     Ok(())
