@@ -14,6 +14,7 @@ use crate::manifest::entry::{Entry, Kind};
 use crate::manifest::node::Stamp;
 use crate::manifest::scan::Walked;
 use crate::system::fresh::{self, FreshDirectory};
+use crate::system::room;
 
 /// What an entry costs besides its bytes, in bytes: creating a small file takes about as long as writing this much.
 const ENTRY_COST: u64 = 16 << 10;
@@ -141,9 +142,8 @@ fn complaint(ended: Ended) -> Option<String> {
 }
 
 pub(super) fn check_room(scratch: &Path, needed: u64) -> Result<(), VerifyError> {
-    let room = rustix::fs::statvfs(scratch)
-        .map_err(|errno| VerifyError::Scratch { scratch: scratch.to_owned(), source: errno.into() })?;
-    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    let free =
+        room::free(scratch).map_err(|source| VerifyError::Scratch { scratch: scratch.to_owned(), source })?;
     if free < needed {
         return Err(VerifyError::TooSmall { scratch: scratch.to_owned(), needed, free });
     }

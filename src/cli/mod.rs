@@ -97,10 +97,13 @@ fn read_journal(places: &StateDirectory) -> Result<(Reading, State), Failure> {
 
 /// Opens the journal of a machine that has seen a run; none is made here.
 fn open_journal(places: &StateDirectory) -> Result<Journal, Failure> {
-    if !ground::is_there(places)? {
-        return Err(Failure::new(Exit::Refused, "this machine has never seen a run"));
-    }
-    Journal::open(places.path()).map_err(journal_failure)
+    journal_if_any(places)?.ok_or_else(|| Failure::new(Exit::Refused, "this machine has never seen a run"))
+}
+
+/// The same, where a machine without one has something to do all the same.
+fn journal_if_any(places: &StateDirectory) -> Result<Option<Journal>, Failure> {
+    let open = || Journal::open(places.path()).map_err(journal_failure);
+    ground::is_there(places)?.then(open).transpose()
 }
 
 /// A journal that could not be used, with its own exit code where another run holds it.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::PruneArgs;
-use super::{SCHEMA, needs_root, open_journal, print_json, written};
+use super::{SCHEMA, journal_if_any, needs_root, print_json, written};
 use crate::config;
 use crate::error::{Exit, Failure};
 use crate::journal::Journal;
 use crate::phases::prune::{self, Leftover};
-use crate::phases::{announce, ground, rehearsal};
+use crate::phases::{announce, rehearsal};
 use crate::places::StateDirectory;
 
 /// Deletes, or says what would be deleted.
@@ -22,7 +22,7 @@ pub(super) fn run(args: &PruneArgs, places: &StateDirectory, out: &mut dyn Write
     needs_root("prune")?;
     let (config, _) = config::load(&args.common.config)?;
     // Where no run is possible, rehearsals are, and leave something too.
-    let mut journal = ground::is_there(places)?.then(|| open_journal(places)).transpose()?;
+    let mut journal = journal_if_any(places)?;
     if journal.as_ref().is_some_and(|journal| !journal.state().is_final()) {
         return Err(Failure::new(Exit::Refused, "a run is under way; nothing is deleted meanwhile"));
     }

@@ -16,6 +16,7 @@ use crate::release::preview;
 use crate::release::sources::{self, entries::Entry};
 use crate::release::ubuntu;
 use crate::system::durable;
+use crate::system::room;
 use crate::system::span::Span;
 
 /// Room that an upgrade needs besides its packages: logs and databases grow meanwhile. A rehearsal leaves it to the machine.
@@ -151,8 +152,7 @@ pub(super) fn make_room(places: &StateDirectory) {
 const UNPACKED: u64 = 5;
 
 fn free_on_root() -> Result<u64> {
-    let root = rustix::fs::statvfs("/").map_err(trouble)?;
-    Ok(root.f_bavail.saturating_mul(root.f_frsize))
+    room::free(Path::new("/")).map_err(trouble)
 }
 
 /// Predicts whether the root has room for packages of so many bytes, by which the system grows as apt says: nothing that the upgrade

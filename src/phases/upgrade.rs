@@ -16,6 +16,7 @@ use crate::release::completion;
 use crate::release::hop::Hop;
 use crate::release::simulation;
 use crate::release::upgrade::{self, UpgradeError, UpgradeReport, UpgradeSettings};
+use crate::system::room;
 use crate::system::told_to_stop::ToldToStop;
 
 /// Upgrades, and says what is there afterwards. Once.
@@ -116,13 +117,8 @@ fn facts(machine: &Machine, report: &UpgradeReport, prepared: &Prepared) -> Resu
 const FULL: u64 = 64 << 20;
 
 fn room_left() -> String {
-    match rustix::fs::statvfs("/") {
-        Ok(root) if root.f_bavail.saturating_mul(root.f_frsize) < FULL => {
-            format!(
-                "; the disk is full (only {} MiB are free on /)",
-                root.f_bavail.saturating_mul(root.f_frsize) >> 20
-            )
-        }
+    match room::free(Path::new("/")) {
+        Ok(free) if free < FULL => format!("; the disk is full (only {} MiB are free on /)", free >> 20),
         _ => String::new(),
     }
 }

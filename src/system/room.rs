@@ -35,13 +35,21 @@ impl Room {
     /// When it cannot be found out.
     pub fn tight(&self) -> io::Result<Option<usize>> {
         for (number, place) in self.places.iter().enumerate() {
-            let facts = rustix::fs::statvfs(place)?;
-            if facts.f_bavail.saturating_mul(facts.f_frsize) < self.least {
+            if free(place)? < self.least {
                 return Ok(Some(number));
             }
         }
         Ok(None)
     }
+}
+
+/// What programs without root's reserve can still write to the filesystem of a place, in bytes.
+///
+/// # Errors
+/// When it cannot be found out.
+pub fn free(place: &Path) -> io::Result<u64> {
+    let facts = rustix::fs::statvfs(place)?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::sources::engine::{
     EngineError, Findings, Pair, Pairs, Target, numbered_key, restored_facts, with_listed,
 };
 use crate::sources::{Gathered, Reading};
+use crate::system::room;
 use crate::system::sandbox::Outcome;
 
 /// Names of hard links that are restored to see which are one inode, and their bytes; when there are more, their link counts,
@@ -412,9 +413,7 @@ fn runs(patterns: Vec<OsString>) -> Vec<Vec<OsString>> {
 }
 
 fn free_bytes(directory: &std::path::Path) -> Result<u64, EngineError> {
-    let facts = rustix::fs::statvfs(directory)
-        .map_err(|errno| EngineError::Directory { path: directory.to_owned(), source: errno.into() })?;
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+    room::free(directory).map_err(|source| EngineError::Directory { path: directory.to_owned(), source })
 }
 
 #[cfg(test)]
